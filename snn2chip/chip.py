@@ -1,0 +1,393 @@
+"""ChipNet: the integer network that every exporter, simulator and report reads.
+
+A ChipNet is an ordered chain of layers in **layer time**: step ``t`` of layer ``l`` is chip step ``t + l``, so that a
+feed-forward network has no delays at all and a layer can be computed for all steps at once. Only recurrent synapses
+look one step back. Exporters and hardware backends translate to chip time; nothing else does.
+
+Arrays are read-only integers, validated at construction against what Lava computes exactly (:mod:`snn2chip.limits`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from snn2chip import limits
+from snn2chip.conv import Pair, output_size, taps_per_input
+from snn2chip.errors import InputError, LimitError
+
+IntArray = npt.NDArray[np.int32]
+Shape = tuple[int, ...]
+EncodingKind = Literal["spikes", "graded", "hold"]
+ReadoutKind = Literal["count", "potential"]
+
+
+def _integers(layer: str, what: str, values: Any, low: int, high: int, remedy: str) -> IntArray:
+    """``values`` as a read-only int32 array, or an error that names the first value out of ``[low, high]``."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "iub":
+        raise InputError(f"{layer}: {what} has type {array.dtype}, expected integers")
+    if array.size and (array.min() < low or array.max() > high):
+        worst = int(array.max() if array.max() > high else array.min())
+        raise LimitError(layer, what, worst, f"{low}..{high}", remedy)
+    array = array.astype(np.int32)
+    array.flags.writeable = False
+    return array
+
+
+class _Comparable:
+    """Equality of dataclasses that hold arrays: same fields, same shapes, same integers."""
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other) or not is_dataclass(self):
+            return NotImplemented
+        pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return all(
+            np.array_equal(a, b) if isinstance(a, np.ndarray) or isinstance(b, np.ndarray) else a == b
+            for a, b in pairs
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # compares by content
+
+
+@dataclass(frozen=True, eq=False)
+class Neuron(_Comparable):
+    """Current-based leaky integrate-and-fire neurons of one layer (CUBA, Loihi's standard neuron).
+
+    ::
+
+        u <- wrap(trunc0(u * (4096 - current_decay) / 4096) + (a << 6))
+        v <- clip24(trunc0(v * (4096 - voltage_decay) / 4096) + u + (bias << 6))
+        spike <- v > (threshold << 6);  v <- 0 where it spikes
+
+    ``a`` is the sum of weight times message. Source: Lava ``proc/lif/models.py``, ``fixed_pt`` models.
+    Each parameter is one number for the layer, an array of the layer's shape, or (bias of a convolution) one per channel.
+
+    Attributes:
+        threshold: membrane threshold mantissa ``vThMant``, 0..131071.
+        current_decay: ``iDecay``, 0 (for ever) to 4096 (memoryless); the register holds ``iDecay - 1``.
+        voltage_decay: ``vDecay``, 0 (no leak) to 4096 (memoryless); chips hold at most 4095.
+        bias: bias mantissa, int16 in Lava, 13 bits on the chip; added to ``v`` at every step.
+    """
+
+    threshold: IntArray
+    current_decay: IntArray
+    voltage_decay: IntArray
+    bias: IntArray
+
+    @staticmethod
+    def of(
+        layer: str,
+        threshold: Any,
+        current_decay: Any = limits.DECAY_UNITY,
+        voltage_decay: Any = 0,
+        bias: Any = 0,
+    ) -> Neuron:
+        """Validated neurons; ``layer`` is the name that errors use."""
+        unity = limits.DECAY_UNITY
+        return Neuron(
+            _integers(layer, "threshold", threshold, 0, limits.THRESHOLD_MAX, "lower the weight scale"),
+            _integers(layer, "current decay", current_decay, 0, unity, "decays are fractions of 4096"),
+            _integers(layer, "voltage decay", voltage_decay, 0, unity, "decays are fractions of 4096"),
+            _integers(
+                layer,
+                "bias mantissa",
+                bias,
+                limits.BIAS_MANTISSA_MIN,
+                limits.BIAS_MANTISSA_MAX,
+                "lower the weight scale",
+            ),
+        )
+
+    def check_shapes(self, layer: str, shape: Shape) -> None:
+        """Raise :class:`InputError` unless every parameter fits a layer of ``shape``."""
+        for name in ("threshold", "current_decay", "voltage_decay"):
+            if getattr(self, name).shape not in ((), shape):
+                raise InputError(f"{layer}: {name} has shape {getattr(self, name).shape}, expected () or {shape}")
+        if self.bias.shape not in ((), shape[:1], shape):
+            raise InputError(f"{layer}: bias has shape {self.bias.shape}, expected (), {shape[:1]} or {shape}")
+
+    def expanded(self, shape: Shape) -> dict[str, IntArray]:
+        """Every parameter as an array of ``shape``, by name."""
+        bias = self.bias
+        if bias.ndim == 1 and len(shape) == 3:
+            bias = bias[:, None, None]
+        arrays = {
+            "threshold": self.threshold,
+            "current_decay": self.current_decay,
+            "voltage_decay": self.voltage_decay,
+            "bias": bias,
+        }
+        return {name: np.ascontiguousarray(np.broadcast_to(a, shape)) for name, a in arrays.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class InputNeurons(_Comparable):
+    """Neurons that the input drives one to one: ``a`` is the message itself. Only as first layer; costs no step.
+
+    NetX type ``input`` with a neuron.
+    """
+
+    name: str
+    shape: Shape
+    neuron: Neuron
+
+    def __post_init__(self) -> None:
+        self.neuron.check_shapes(self.name, self.shape)
+
+    @property
+    def input_shape(self) -> Shape:
+        return self.shape
+
+    @property
+    def synapses(self) -> int:
+        return 0
+
+    def fan_out(self) -> npt.NDArray[np.int64]:
+        """Synapses that one message at each input position drives: none."""
+        return np.zeros(self.shape, np.int64)
+
+    def largest_sum(self, message: int) -> int:
+        return message
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(_Comparable):
+    """All-to-all synapses and their neurons; ``recurrent`` weights see the layer's own spikes one step later.
+
+    Attributes:
+        weight: ``[neurons, inputs]``; an input of shape ``(C, H, W)`` is flattened in that order.
+        recurrent: ``[neurons, neurons]`` or None.
+    """
+
+    name: str
+    input_shape: Shape
+    weight: IntArray
+    neuron: Neuron
+    recurrent: IntArray | None = None
+
+    def __post_init__(self) -> None:
+        inputs = int(np.prod(self.input_shape))
+        if self.weight.ndim != 2 or self.weight.shape[1] != inputs:
+            raise InputError(f"{self.name}: weight has shape {self.weight.shape}, expected (neurons, {inputs})")
+        object.__setattr__(self, "weight", _weights(self.name, self.weight))
+        if self.recurrent is not None:
+            if self.recurrent.shape != (self.shape[0], self.shape[0]):
+                raise InputError(
+                    f"{self.name}: recurrent weight has shape {self.recurrent.shape}, "
+                    f"expected {(self.shape[0], self.shape[0])}"
+                )
+            object.__setattr__(self, "recurrent", _weights(self.name, self.recurrent))
+        self.neuron.check_shapes(self.name, self.shape)
+
+    @property
+    def shape(self) -> Shape:
+        return (self.weight.shape[0],)
+
+    @property
+    def synapses(self) -> int:
+        return self.weight.size + (0 if self.recurrent is None else self.recurrent.size)
+
+    def fan_out(self) -> npt.NDArray[np.int64]:
+        """Synapses that one message at each input position drives, ``[*input_shape]``."""
+        return np.full(self.input_shape, self.shape[0], np.int64)
+
+    def largest_sum(self, message: int) -> int:
+        """Bound of the weighted sum's magnitude, messages being at most ``message``."""
+        rows = np.abs(self.weight.astype(np.int64)).sum(1) * message
+        if self.recurrent is not None:
+            rows = rows + np.abs(self.recurrent.astype(np.int64)).sum(1)
+        return int(rows.max(initial=0))
+
+
+@dataclass(frozen=True, eq=False)
+class Conv(_Comparable):
+    """Convolution (cross-correlation, as in torch) and its neurons.
+
+    Attributes:
+        input_shape: ``(C_in, H, W)``.
+        weight: ``[C_out, C_in / groups, kH, kW]``.
+    """
+
+    name: str
+    input_shape: Shape
+    weight: IntArray
+    neuron: Neuron
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        name = self.name
+        if len(self.input_shape) != 3 or self.weight.ndim != 4:
+            raise InputError(
+                f"{name}: a convolution needs an input of shape (C, H, W) and a weight of 4 dimensions, "
+                f"got {self.input_shape} and {self.weight.shape}"
+            )
+        for what, values, least in (
+            ("stride", self.stride, 1),
+            ("padding", self.padding, 0),
+            ("dilation", self.dilation, 1),
+            ("groups", (self.groups,), 1),
+        ):
+            if any(not least <= int(value) for value in values):
+                raise InputError(f"{name}: {what} is {values}, expected at least {least}")
+        channels_out, per_group = self.weight.shape[:2]
+        if per_group * self.groups != self.input_shape[0] or channels_out % self.groups:
+            raise InputError(
+                f"{name}: weight {self.weight.shape} with {self.groups} groups does not fit "
+                f"{self.input_shape[0]} input channels"
+            )
+        if min(self.shape) < 1:
+            raise InputError(f"{name}: the kernel is larger than its input, the output would be {self.shape}")
+        object.__setattr__(self, "weight", _weights(name, self.weight))
+        self.neuron.check_shapes(name, self.shape)
+
+    @cached_property
+    def shape(self) -> Shape:
+        size = output_size(self.input_shape[1:], self.weight.shape[2:], self.stride, self.padding, self.dilation)
+        return (self.weight.shape[0], *size)
+
+    @property
+    def synapses(self) -> int:
+        return int(self.fan_out().sum())
+
+    def fan_out(self) -> npt.NDArray[np.int64]:
+        """Synapses that one message at each input position drives, ``[*input_shape]`` (fewer at the border)."""
+        taps = taps_per_input(
+            self.input_shape[1:], self.weight.shape[2:], self.stride, self.padding, self.dilation
+        )
+        return np.broadcast_to(taps * (self.shape[0] // self.groups), self.input_shape).astype(np.int64)
+
+    def largest_sum(self, message: int) -> int:
+        """Bound of the weighted sum's magnitude, messages being at most ``message``."""
+        return int(np.abs(self.weight.astype(np.int64)).sum((1, 2, 3)).max(initial=0)) * message
+
+
+Layer = InputNeurons | Dense | Conv
+
+
+def _weights(layer: str, weight: Any) -> IntArray:
+    return _integers(
+        layer, "weight", weight, limits.WEIGHT_MIN, limits.WEIGHT_MAX, "lower the weight scale or clip the weights"
+    )
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How the user's numbers become the messages of the input.
+
+    ``spikes``: binary, as they are. ``graded``: ``clip(rint(x * scale), low, high)`` at each step.
+    ``hold``: the same, once, at step 0; the first layer's current never decays and holds it.
+    """
+
+    kind: EncodingKind = "spikes"
+    scale: float = 1.0
+    low: int = 0
+    high: int = 1
+
+    def __post_init__(self) -> None:
+        bound = 1 << limits.MESSAGE_BITS_MAX
+        if self.kind not in ("spikes", "graded", "hold"):
+            raise InputError(f"input: unknown encoding {self.kind!r}, expected spikes, graded or hold")
+        if self.kind == "spikes" and (self.scale, self.low, self.high) != (1.0, 0, 1):
+            raise InputError("input: spikes have scale 1 and range 0..1")
+        if not (np.isfinite(self.scale) and self.scale > 0 and -bound < self.low <= 0 < self.high < bound):
+            raise InputError(
+                f"input: encoding scale {self.scale}, range {self.low}..{self.high}; expected a positive scale "
+                f"and a range around 0 within {limits.MESSAGE_BITS_MAX} bits"
+            )
+
+    @property
+    def message_bits(self) -> int:
+        """Bits of the payload; 0 means that a message is a plain spike."""
+        if self.kind == "spikes":
+            return 0
+        return max(self.high.bit_length(), (-self.low - 1).bit_length() + 1 if self.low else 0)
+
+    @property
+    def largest(self) -> int:
+        return max(self.high, -self.low)
+
+
+@dataclass(frozen=True)
+class Readout:
+    """How a prediction is read from the last layer: most spikes, or highest potential at the last step."""
+
+    kind: ReadoutKind = "count"
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("count", "potential"):
+            raise InputError(f"readout: unknown kind {self.kind!r}, expected count or potential")
+
+
+@dataclass(frozen=True, eq=False)
+class ChipNet(_Comparable):
+    """The integer network.
+
+    Attributes:
+        input_shape: ``(F,)`` or ``(C, H, W)``.
+        layers: in order; each takes the previous one's spikes.
+        encoding: how data become messages.
+        readout: how a prediction is read.
+        time_steps: steps T of one sample.
+        window: steps W >= T between two resets; the input is silent from T on.
+        target: chip that ranges were chosen for.
+        inexact: what differs from the trained model beyond rounding, one sentence each.
+    """
+
+    input_shape: Shape
+    layers: tuple[Layer, ...]
+    encoding: Encoding = field(default_factory=Encoding)
+    readout: Readout = field(default_factory=Readout)
+    time_steps: int = 1
+    window: int = 0
+    target: str = "loihi2"
+    inexact: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "window", self.window or self.time_steps)
+        if not self.layers:
+            raise InputError("network: no layers")
+        if not 1 <= self.time_steps <= self.window:
+            raise InputError(f"network: {self.time_steps} time steps in a window of {self.window}")
+        if self.target not in limits.TARGETS:
+            raise InputError(f"network: unknown target {self.target!r}, known: {', '.join(limits.TARGETS)}")
+        names = [layer.name for layer in self.layers]
+        if len(set(names)) != len(names):
+            raise InputError(f"network: layer names repeat in {names}")
+        shape = self.input_shape
+        message = self.encoding.largest
+        for i, layer in enumerate(self.layers):
+            if isinstance(layer, InputNeurons) and i > 0:
+                raise InputError(f"{layer.name}: input neurons can only be the first layer")
+            if layer.input_shape != shape:
+                raise InputError(f"{layer.name}: takes input of shape {layer.input_shape}, is given {shape}")
+            if layer.largest_sum(message) >= limits.SUM_LIMIT:
+                raise LimitError(
+                    layer.name,
+                    "largest weighted sum",
+                    layer.largest_sum(message),
+                    limits.SUM_LIMIT - 1,
+                    "use fewer inputs, smaller weights or fewer message bits",
+                )
+            shape, message = layer.shape, 1
+
+    @property
+    def output_shape(self) -> Shape:
+        return self.layers[-1].shape
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether any layer sees its own spikes, which a reset of u and v does not clear."""
+        return any(isinstance(layer, Dense) and layer.recurrent is not None for layer in self.layers)
+
+    @property
+    def depth(self) -> int:
+        """Chip steps from the input to the last layer's spikes."""
+        return sum(not isinstance(layer, InputNeurons) for layer in self.layers)

@@ -1,0 +1,134 @@
+"""What a simulator is asked to keep and what it returns: the contract between simulators, verify and report.
+
+Every simulator is a function ``run(net, messages, mode="isolated", record=Record(), **options) -> Traces``, registered
+under the entry point group ``snn2chip.simulators``. ``messages`` are integers ``[N, T, *input_shape]`` with
+``T <= net.window``; steps from T to the window are silent. All times are layer time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from snn2chip.chip import ChipNet
+from snn2chip.errors import InputError, UsageError
+
+Array = npt.NDArray[Any]
+
+#: ``isolated``: each sample starts from rest. ``windowed``: samples follow one another as on the chip, u and v are
+#: reset at each window, spikes in flight cross it. ``streaming``: samples follow one another, nothing is ever reset.
+Mode = Literal["isolated", "windowed", "streaming"]
+MODES: tuple[Mode, ...] = ("isolated", "windowed", "streaming")
+
+
+@dataclass(frozen=True)
+class Record:
+    """Names of the layers whose spikes, and whose u and v, are kept. Counts are always kept."""
+
+    spikes: frozenset[str] = frozenset()
+    states: frozenset[str] = frozenset()
+
+    @staticmethod
+    def of(spikes: Iterable[str] = (), states: Iterable[str] = ()) -> Record:
+        return Record(frozenset(spikes), frozenset(states))
+
+    @staticmethod
+    def everything(net: ChipNet) -> Record:
+        names = frozenset(layer.name for layer in net.layers)
+        return Record(names, names)
+
+    @staticmethod
+    def readout(net: ChipNet) -> Record:
+        """What a prediction needs."""
+        last = (net.layers[-1].name,)
+        return Record.of(states=last) if net.readout.kind == "potential" else Record.of(spikes=last)
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What a simulator saw.
+
+    Attributes:
+        spikes: by layer, uint8 ``[N, W, *shape]``.
+        u, v: by layer, int32 ``[N, W, *shape]``, v after the reset by a spike.
+        spike_counts: spikes of each layer over all samples and steps.
+        synaptic_operations: synapses that received a message, over all samples, layers and steps.
+        seconds: simulation alone, without compiling, loading and writing.
+        overhead_seconds: the rest.
+    """
+
+    spikes: dict[str, npt.NDArray[np.uint8]]
+    u: dict[str, npt.NDArray[np.int32]]
+    v: dict[str, npt.NDArray[np.int32]]
+    spike_counts: dict[str, int]
+    synaptic_operations: int = 0
+    seconds: float = 0.0
+    overhead_seconds: float = field(default=0.0)
+
+    def scores(self, net: ChipNet) -> Array:
+        """``[N, classes]`` from the readout: spike counts, or potentials at the last step of the sample."""
+        last, steps = net.layers[-1].name, net.time_steps
+        if net.readout.kind == "potential":
+            scores: Array = self.v[last][:, steps - 1]
+        else:
+            scores = self.spikes[last][:, :steps].sum(1, dtype=np.int64)
+        return scores.reshape(len(scores), -1)
+
+    def predictions(self, net: ChipNet) -> npt.NDArray[np.int64]:
+        """``[N]`` class of the highest score; the lowest class wins a tie."""
+        return self.scores(net).argmax(1)
+
+
+def encode(net: ChipNet, x: Array) -> npt.NDArray[np.int32]:
+    """Messages ``[N, T, *input_shape]`` of data ``x``.
+
+    Args:
+        x: ``[N, T, *input_shape]``, or without T: static, presented at each step.
+
+    Raises:
+        InputError: the shape is neither, the data are not finite, or spikes are asked for and ``x`` is not binary.
+    """
+    shape, steps = net.input_shape, net.time_steps
+    if x.dtype.kind not in "iufb":
+        raise InputError(f"data: type {x.dtype}, expected numbers")
+    static = x.ndim == len(shape) + 1
+    if (x.shape[1:] if static else x.shape[2:]) != shape or x.ndim - len(shape) not in (1, 2):
+        raise InputError(
+            f"data: shape {x.shape}, expected (N, T, {', '.join(map(str, shape))}) or without T for static input"
+        )
+    if not static and x.shape[1] > net.window:
+        raise InputError(f"data: {x.shape[1]} time steps, the window has {net.window}")
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        raise InputError("data: contains NaN or infinite values")
+    encoding = net.encoding
+    if encoding.kind == "spikes":
+        if not np.isin(x, (0, 1)).all():
+            raise InputError("data: not binary, but the network takes spikes (0 and 1)")
+        messages = x.astype(np.int32)
+    else:
+        messages = np.clip(np.rint(x * encoding.scale), encoding.low, encoding.high).astype(np.int32)
+    if encoding.kind == "hold":
+        if not static:
+            raise InputError("data: has a time axis, but the network holds a static input (one message at step 0)")
+        return messages[:, None]
+    return np.repeat(messages[:, None], steps, axis=1) if static else messages
+
+
+def padded(net: ChipNet, messages: Array) -> npt.NDArray[np.int32]:
+    """``messages`` in an array ``[N, W, *input_shape]``, silent after their last step."""
+    if messages.ndim != len(net.input_shape) + 2 or messages.shape[2:] != net.input_shape:
+        raise InputError(f"messages: shape {messages.shape}, expected (N, T, {', '.join(map(str, net.input_shape))})")
+    if messages.shape[1] > net.window:
+        raise InputError(f"messages: {messages.shape[1]} time steps, the window has {net.window}")
+    out = np.zeros((messages.shape[0], net.window, *net.input_shape), np.int32)
+    out[:, : messages.shape[1]] = messages
+    return out
+
+
+def check_mode(mode: str) -> None:
+    if mode not in MODES:
+        raise UsageError(f"mode: {mode!r} is unknown, expected {', '.join(MODES)}")
