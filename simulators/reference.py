@@ -21,7 +21,8 @@ Int = npt.NDArray[np.int64]
 
 def decayed(state: Int, decay: Int) -> Int:
     """``trunc0(state * (4096 - decay) / 4096)``: decay, rounded towards zero."""
-    return np.sign(state) * ((np.abs(state) * (limits.DECAY_UNITY - decay)) >> 12)
+    magnitude: Int = (np.abs(state) * (limits.DECAY_UNITY - decay)) >> 12
+    return np.sign(state) * magnitude
 
 
 def wrapped(u: Int) -> Int:

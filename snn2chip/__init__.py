@@ -1,3 +1,57 @@
-"""snn2chip: compile trained torch spiking networks for Loihi-style hardware."""
+"""snn2chip: compile trained torch spiking networks for Loihi-style hardware.
+
+>>> import snn2chip as s2c
+>>> s2c.save(module, "model.pt", calibration=(x, y))
+>>> net = s2c.convert("model.pt")
+>>> s2c.export(net, "model.net")
+>>> s2c.simulate(net, x).predictions
+>>> s2c.verify(net, x, against="lava").equal
+
+Names are loaded when they are first used, so that importing snn2chip does not import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from snn2chip.chip import ChipNet
+    from snn2chip.compiler import compile_model, convert
+    from snn2chip.formats import export, read
+    from snn2chip.model_file import load, save
+    from snn2chip.simulation import simulate
+    from snn2chip.verification import verify
 
 __version__ = "0.1.0"
+
+_HOME = {
+    "ChipNet": "chip",
+    "compile_model": "compiler",
+    "convert": "compiler",
+    "export": "formats",
+    "load": "model_file",
+    "read": "formats",
+    "save": "model_file",
+    "simulate": "simulation",
+    "verify": "verification",
+}
+
+__all__ = [
+    "ChipNet",
+    "__version__",
+    "compile_model",
+    "convert",
+    "export",
+    "load",
+    "read",
+    "save",
+    "simulate",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'snn2chip' has no attribute {name!r}")
+    return getattr(import_module(f"snn2chip.{_HOME[name]}"), name)

@@ -47,8 +47,7 @@ class _Comparable:
             return NotImplemented
         pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
         return all(
-            np.array_equal(a, b) if isinstance(a, np.ndarray) or isinstance(b, np.ndarray) else a == b
-            for a, b in pairs
+            np.array_equal(a, b) if isinstance(a, np.ndarray) or isinstance(b, np.ndarray) else a == b for a, b in pairs
         )
 
     __hash__ = None  # type: ignore[assignment]  # compares by content
@@ -65,10 +64,10 @@ class Neuron(_Comparable):
         spike <- v > (threshold << 6);  v <- 0 where it spikes
 
     ``a`` is the sum of weight times message. Source: Lava ``proc/lif/models.py``, ``fixed_pt`` models.
-    Each parameter is one number for the layer, an array of the layer's shape, or (bias of a convolution) one per channel.
+    Each parameter is one number, an array of the layer's shape, or (bias of a convolution) one per channel.
 
     Attributes:
-        threshold: membrane threshold mantissa ``vThMant``, 0..131071.
+        threshold: membrane threshold mantissa ``vThMant``, 0..131071; 131072 (Lava only) never fires.
         current_decay: ``iDecay``, 0 (for ever) to 4096 (memoryless); the register holds ``iDecay - 1``.
         voltage_decay: ``vDecay``, 0 (no leak) to 4096 (memoryless); chips hold at most 4095.
         bias: bias mantissa, int16 in Lava, 13 bits on the chip; added to ``v`` at every step.
@@ -90,7 +89,7 @@ class Neuron(_Comparable):
         """Validated neurons; ``layer`` is the name that errors use."""
         unity = limits.DECAY_UNITY
         return Neuron(
-            _integers(layer, "threshold", threshold, 0, limits.THRESHOLD_MAX, "lower the weight scale"),
+            _integers(layer, "threshold", threshold, 0, limits.LAVA_THRESHOLD_MAX, "lower the weight scale"),
             _integers(layer, "current decay", current_decay, 0, unity, "decays are fractions of 4096"),
             _integers(layer, "voltage decay", voltage_decay, 0, unity, "decays are fractions of 4096"),
             _integers(
@@ -141,10 +140,12 @@ class InputNeurons(_Comparable):
 
     @property
     def input_shape(self) -> Shape:
+        """Shape of the messages, the layer's own."""
         return self.shape
 
     @property
     def synapses(self) -> int:
+        """Number of synapses."""
         return 0
 
     def fan_out(self) -> npt.NDArray[np.int64]:
@@ -152,6 +153,7 @@ class InputNeurons(_Comparable):
         return np.zeros(self.shape, np.int64)
 
     def largest_sum(self, message: int) -> int:
+        """Bound of the weighted sum's magnitude, messages being at most ``message``."""
         return message
 
 
@@ -186,10 +188,12 @@ class Dense(_Comparable):
 
     @property
     def shape(self) -> Shape:
+        """Shape of the neurons."""
         return (self.weight.shape[0],)
 
     @property
     def synapses(self) -> int:
+        """Number of synapses."""
         return self.weight.size + (0 if self.recurrent is None else self.recurrent.size)
 
     def fan_out(self) -> npt.NDArray[np.int64]:
@@ -250,18 +254,18 @@ class Conv(_Comparable):
 
     @cached_property
     def shape(self) -> Shape:
+        """Shape of the neurons."""
         size = output_size(self.input_shape[1:], self.weight.shape[2:], self.stride, self.padding, self.dilation)
         return (self.weight.shape[0], *size)
 
     @property
     def synapses(self) -> int:
+        """Number of synapses."""
         return int(self.fan_out().sum())
 
     def fan_out(self) -> npt.NDArray[np.int64]:
         """Synapses that one message at each input position drives, ``[*input_shape]`` (fewer at the border)."""
-        taps = taps_per_input(
-            self.input_shape[1:], self.weight.shape[2:], self.stride, self.padding, self.dilation
-        )
+        taps = taps_per_input(self.input_shape[1:], self.weight.shape[2:], self.stride, self.padding, self.dilation)
         return np.broadcast_to(taps * (self.shape[0] // self.groups), self.input_shape).astype(np.int64)
 
     def largest_sum(self, message: int) -> int:
@@ -312,6 +316,7 @@ class Encoding:
 
     @property
     def largest(self) -> int:
+        """Largest magnitude of a message."""
         return max(self.high, -self.low)
 
 
@@ -380,6 +385,7 @@ class ChipNet(_Comparable):
 
     @property
     def output_shape(self) -> Shape:
+        """Shape of the last layer."""
         return self.layers[-1].shape
 
     @property

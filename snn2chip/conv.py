@@ -46,12 +46,11 @@ def conv2d(x: Array, weight: Array, stride: Pair, padding: Pair, dilation: Pair,
             taps[:, :, i, j] = padded[:, :, rows, columns]
     taps = taps.reshape(samples, groups, per_group * kernel_h * kernel_w, height * width)
     kernels = weight.reshape(groups, channels_out // groups, per_group * kernel_h * kernel_w)
-    return np.matmul(kernels, taps).reshape(samples, channels_out, height, width)
+    products: Array = np.matmul(kernels, taps)
+    return products.reshape(samples, channels_out, height, width)
 
 
-def taps_per_input(
-    size: Sequence[int], kernel: Sequence[int], stride: Pair, padding: Pair, dilation: Pair
-) -> Array:
+def taps_per_input(size: Sequence[int], kernel: Sequence[int], stride: Pair, padding: Pair, dilation: Pair) -> Array:
     """``[H, W]``: through how many kernel positions each input pixel is seen (fewer at the border)."""
     outputs = output_size(size, kernel, stride, padding, dilation)
     axes = []

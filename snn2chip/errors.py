@@ -10,7 +10,8 @@
     |   |-- UnsupportedError        a module or setting that has no exact form on the target
     |   `-- LimitError              a value outside of what the target can hold
     `-- EnvironmentFailure      5   the machine failed: disk full, no permission
-        `-- LavaError               Lava is missing, crashed, or ran out of time
+        `-- LavaError               Lava crashed, or ran out of time
+            `-- LavaMissing             Lava is not installed
 
 Messages are one line: the layer by the user's module path, the value, the limit, the way out.
 """
@@ -75,4 +76,8 @@ class EnvironmentFailure(Snn2chipError):
 
 
 class LavaError(EnvironmentFailure):
-    """Lava is not installed, crashed, or did not finish in time."""
+    """Lava crashed, or did not finish in time."""
+
+
+class LavaMissing(LavaError):
+    """Lava is not installed, here or in the interpreter named by SNN2CHIP_LAVA_PYTHON."""

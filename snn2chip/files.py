@@ -38,7 +38,7 @@ def whole_file(path: str | os.PathLike[str], force: bool = False) -> Iterator[Pa
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, target)
+        temporary.replace(target)
     except OSError as error:
         raise EnvironmentFailure(f"{target}: cannot be written ({error.strerror or error})") from error
     finally:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from snn2chip.chip import ChipNet
+from snn2chip.chip import ChipNet, Encoding, Shape
 from snn2chip.errors import InputError, UsageError
 
 Array = npt.NDArray[Any]
@@ -34,10 +34,12 @@ class Record:
 
     @staticmethod
     def of(spikes: Iterable[str] = (), states: Iterable[str] = ()) -> Record:
+        """Spikes of some layers, u and v of some."""
         return Record(frozenset(spikes), frozenset(states))
 
     @staticmethod
     def everything(net: ChipNet) -> Record:
+        """Spikes, u and v of every layer."""
         names = frozenset(layer.name for layer in net.layers)
         return Record(names, names)
 
@@ -80,19 +82,24 @@ class Traces:
 
     def predictions(self, net: ChipNet) -> npt.NDArray[np.int64]:
         """``[N]`` class of the highest score; the lowest class wins a tie."""
-        return self.scores(net).argmax(1)
+        best: npt.NDArray[np.int64] = self.scores(net).argmax(1)
+        return best
 
 
 def encode(net: ChipNet, x: Array) -> npt.NDArray[np.int32]:
-    """Messages ``[N, T, *input_shape]`` of data ``x``.
+    """Messages of data ``x`` for ``net``; see :func:`messages_of`."""
+    return messages_of(net.encoding, net.input_shape, net.time_steps, x)
+
+
+def messages_of(encoding: Encoding, shape: Shape, steps: int, x: Array) -> npt.NDArray[np.int32]:
+    """Messages ``[N, T, *shape]`` of data ``x``; a held input has one step.
 
     Args:
-        x: ``[N, T, *input_shape]``, or without T: static, presented at each step.
+        x: ``[N, T, *shape]``, or without T: static, presented at each step.
 
     Raises:
         InputError: the shape is neither, the data are not finite, or spikes are asked for and ``x`` is not binary.
     """
-    shape, steps = net.input_shape, net.time_steps
     if x.dtype.kind not in "iufb":
         raise InputError(f"data: type {x.dtype}, expected numbers")
     static = x.ndim == len(shape) + 1
@@ -100,11 +107,10 @@ def encode(net: ChipNet, x: Array) -> npt.NDArray[np.int32]:
         raise InputError(
             f"data: shape {x.shape}, expected (N, T, {', '.join(map(str, shape))}) or without T for static input"
         )
-    if not static and x.shape[1] > net.window:
-        raise InputError(f"data: {x.shape[1]} time steps, the window has {net.window}")
+    if not static and x.shape[1] != steps:
+        raise InputError(f"data: {x.shape[1]} time steps, the network was made for {steps}")
     if x.dtype.kind == "f" and not np.isfinite(x).all():
         raise InputError("data: contains NaN or infinite values")
-    encoding = net.encoding
     if encoding.kind == "spikes":
         if not np.isin(x, (0, 1)).all():
             raise InputError("data: not binary, but the network takes spikes (0 and 1)")
@@ -130,5 +136,6 @@ def padded(net: ChipNet, messages: Array) -> npt.NDArray[np.int32]:
 
 
 def check_mode(mode: str) -> None:
+    """Raise :class:`UsageError` unless ``mode`` is one of :data:`MODES`."""
     if mode not in MODES:
         raise UsageError(f"mode: {mode!r} is unknown, expected {', '.join(MODES)}")

@@ -1,0 +1,107 @@
+"""The command group and what all commands share: options, errors, exit codes."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, NoReturn
+
+import click
+
+from snn2chip import __version__
+from snn2chip.errors import Snn2chipError
+
+#: Commands and the modules that hold them, loaded when needed: ``--help`` must not import torch.
+COMMANDS = {
+    "demo": "snn2chip.cli.demo",
+    "export": "snn2chip.cli.export",
+    "inspect": "snn2chip.cli.inspect",
+    "simulate": "snn2chip.cli.simulate",
+    "verify": "snn2chip.cli.verify",
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = import_module(COMMANDS[cmd_name]).command
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        import difflib
+
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            close = difflib.get_close_matches(args[0], COMMANDS)
+            hint = f" Did you mean {close[0]}?" if close and "Did you mean" not in error.message else ""
+            raise click.UsageError(error.message + hint, ctx) from error
+
+
+@click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="snn2chip")
+def cli() -> None:
+    """Compile trained torch spiking networks for Loihi-style hardware, and prove the result against Lava.
+
+    \b
+    snn2chip demo                              train, export, verify: everything once
+    snn2chip export model.pt                   write model.net and verify it
+    snn2chip simulate model.net data.npz       run it on data
+    """
+
+
+def fail(error: BaseException, debug: bool) -> NoReturn:
+    """One line on standard error, and the exit code."""
+    if debug:
+        traceback.print_exception(error)
+    if isinstance(error, Snn2chipError):
+        code, text = error.exit_code, str(error)
+    elif isinstance(error, KeyboardInterrupt):
+        code, text = 130, "interrupted"
+    elif isinstance(error, OSError):
+        code, text = 5, f"{error.filename or 'system'}: {error.strerror or error}"
+    else:
+        code, text = 1, f"internal error ({type(error).__name__}: {error}); --debug shows where, please report it"
+    click.echo("error: " + " ".join(text.split()), err=True)
+    sys.exit(code)
+
+
+def common(function: Callable[..., None]) -> Callable[..., None]:
+    """``--json`` and ``--debug``, and errors as one line with their exit code."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+    @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+    @functools.wraps(function)
+    def wrapper(*args: Any, debug: bool, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            fail(error, debug)
+
+    return wrapper
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """One object, one line."""
+    click.echo(json.dumps(content))
+
+
+def main() -> None:
+    """Entry point of the ``snn2chip`` command."""
+    try:
+        cli(prog_name="snn2chip")
+    except KeyboardInterrupt as error:
+        fail(error, False)

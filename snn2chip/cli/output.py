@@ -1,0 +1,117 @@
+"""Tables, numbers and progress in the terminal. Progress goes to standard error, results to standard output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from snn2chip.ladder import Rung
+from snn2chip.verification import Verification
+
+err = Console(stderr=True, highlight=False)
+
+
+def out() -> Console:
+    """Standard output, as it is now (tests replace it)."""
+    return Console(highlight=False)
+
+
+@contextmanager
+def working(what: str, quiet: bool = False) -> Iterator[None]:
+    """A spinner on a terminal, nothing elsewhere."""
+    if quiet or not err.is_terminal:
+        yield
+    else:
+        with err.status(what):
+            yield
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
+    """Print a table; numbers to the right."""
+    grid = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    rows = [list(row) for row in rows]
+    for i, name in enumerate(columns):
+        numeric = all(
+            isinstance(row[i], int | float) or str(row[i])[:1].isdigit() or row[i] in ("", "-") for row in rows
+        )
+        grid.add_column(name, justify="right" if numeric and rows else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(f"{cell:,}" if isinstance(cell, int) else str(cell)) for cell in row))
+    out().print(grid)
+
+
+def percent(share: float | None) -> str:
+    """``0.9861`` as ``98.61 %``."""
+    return "-" if share is None else f"{100 * share:.2f} %"
+
+
+def print_verification(result: Verification, against: str, backend: str) -> None:
+    """One line, or where and why they differ."""
+    console = out()
+    spikes, states = sum(result.differing_spikes.values()), sum(result.differing_states.values())
+    style = "green" if result.equal else "bold red"
+    verdict = "equal" if result.equal else "DIFFERENT"
+    console.print(
+        Text(
+            f"{verdict}: {backend} against {against}, {result.samples} samples, {result.layers} layers, every step and "
+            f"neuron: {spikes:,} differing spikes, {states:,} differing states",
+            style=style,
+        )
+    )
+    if result.first is not None:
+        console.print(Text(f"first: {result.first}", style="red"))
+
+
+def print_ladder(rungs: dict[str, Rung]) -> None:
+    """Accuracy and spikes from the trained model to the chip."""
+    rows = []
+    for name, rung in rungs.items():
+        differing = "-" if rung.differing_spikes is None else f"{sum(rung.differing_spikes.values()):,}"
+        rows.append(
+            (
+                _RUNGS.get(name, name),
+                percent(rung.accuracy),
+                sum(rung.spikes.values()),
+                differing,
+                percent(rung.agreement),
+            )
+        )
+    table(("", "accuracy", "spikes", "differ from above", "same prediction"), rows)
+
+
+_RUNGS = {
+    "float": "trained model (float32)",
+    "graph": "lowered graph (float64)",
+    "chip": "chip (integers)",
+}
+
+
+def ladder_json(rungs: dict[str, Rung]) -> dict[str, Any]:
+    """The ladder for ``--json``."""
+    return {
+        name: {
+            "accuracy": rung.accuracy,
+            "spikes": rung.spikes,
+            "differing_spikes": rung.differing_spikes,
+            "agreement": rung.agreement,
+        }
+        for name, rung in rungs.items()
+    }
+
+
+def verification_json(result: Verification) -> dict[str, Any]:
+    """The comparison for ``--json``."""
+    first = result.first
+    return {
+        "equal": result.equal,
+        "samples": result.samples,
+        "layers": result.layers,
+        "differing_spikes": sum(result.differing_spikes.values()),
+        "differing_states": sum(result.differing_states.values()),
+        "first": None if first is None else {**vars(first), "neuron": list(first.neuron)},
+    }

@@ -1,0 +1,155 @@
+"""The demo: train a small convolutional SNN on scikit-learn's digits, compile it, prove it against Lava."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from snn2chip.compiler import compile_model
+from snn2chip.errors import CheckFailed
+from snn2chip.formats import export, read
+from snn2chip.ladder import Rung, ladder
+from snn2chip.model_file import save
+from snn2chip.nn import LIF, Network, Readout
+from snn2chip.prove import Proof, prove
+from snn2chip.simulation import simulate
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo measured.
+
+    Attributes:
+        rungs: the ladder on all test samples.
+        proof: the comparison with Lava, on the first of them.
+        lava_accuracy: accuracy of the compared samples; Lava's own where it ran.
+        rates: images per second, by backend.
+        seconds: training time.
+        files: what was written, by kind.
+    """
+
+    rungs: dict[str, Rung]
+    proof: Proof
+    lava_accuracy: float | None
+    rates: dict[str, float]
+    seconds: float
+    files: dict[str, str]
+
+
+def digits() -> tuple[Array, Array, Array, Array]:
+    """Training and test images ``[N, 1, 8, 8]`` in 0..1, and classes, from scikit-learn's bundled digits (UCI ML)."""
+    from sklearn.datasets import load_digits
+
+    images, classes = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(images))
+    x = (images[order] / 16).astype(np.float32).reshape(-1, 1, 8, 8)
+    y = classes[order].astype(np.int64)
+    return x[:1347], y[:1347], x[1347:], y[1347:]
+
+
+def build(time_steps: int = 4) -> Network:
+    """Two spiking convolutions with batch norm and average pooling, and a linear readout."""
+    return Network(
+        nn.Conv2d(1, 16, 3, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        LIF(0.5),
+        nn.AvgPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1, bias=False),
+        nn.BatchNorm2d(32),
+        LIF(0.5),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        Readout(32 * 2 * 2, 10),
+        input_shape=(1, 8, 8),
+        time_steps=time_steps,
+    )
+
+
+def fit(
+    network: Network,
+    x: Array,
+    y: Array,
+    epochs: int,
+    batch: int = 64,
+    learning_rate: float = 3e-3,
+    augment: Callable[[torch.Tensor], torch.Tensor] = lambda images: images,
+    progress: Callable[[int, float], None] = lambda epoch, loss: None,
+) -> None:
+    """Train with cross-entropy of the mean output, Adam and a one-cycle learning rate."""
+    images, classes = torch.from_numpy(x), torch.from_numpy(y)
+    optimiser = torch.optim.Adam(network.parameters(), learning_rate)
+    updates = epochs * (-(-len(images) // batch))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, updates)
+    network.train()
+    for epoch in range(epochs):
+        total = 0.0
+        for index in torch.split(torch.randperm(len(images)), batch):
+            loss = nn.functional.cross_entropy(network(augment(images[index])), classes[index])
+            optimiser.zero_grad()
+            torch.autograd.backward(loss)
+            optimiser.step()
+            schedule.step()
+            total += loss.item() * len(index)
+        progress(epoch, total / len(images))
+    network.eval()
+
+
+def run(
+    folder: Path,
+    samples: int = 64,
+    epochs: int = 20,
+    stage: Callable[[str], None] = lambda text: None,
+) -> DemoResult:
+    """Train, save, compile, export, prove; files go to ``folder`` and replace those of an earlier demo.
+
+    Args:
+        samples: test images that are compared with Lava.
+        stage: called with a line at the start of each stage.
+
+    Raises:
+        CheckFailed: Lava computes something else than the event simulator.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    x, y, test_x, test_y = digits()
+    network = build()
+    stage(f"training {epochs} epochs on {len(x)} digits")
+    began = time.perf_counter()
+    fit(network, x, y, epochs)
+    seconds = time.perf_counter() - began
+
+    files = {"model": folder / "model.pt", "net": folder / "model.net", "data": folder / "test.npz"}
+    stage("saving and compiling")
+    save(network, files["model"], calibration=(x[:256], y[:256]))
+    np.savez_compressed(files["data"], x=test_x, y=test_y)
+    compiled = compile_model(files["model"])
+    export(compiled.net, files["net"], force=True)
+    net = read(files["net"])
+
+    stage(f"simulating {len(test_x)} test images")
+    rungs = ladder(compiled.model.graph, net, test_x, test_y)
+    rates = {}
+    for backend in ("reference", "event"):
+        traces = simulate(net, test_x, backend=backend).traces
+        rates[backend] = len(test_x) / traces.seconds
+
+    stage(f"comparing {samples} of them with Lava, every spike and state")
+    proof = prove(net, test_x[:samples])
+    if not proof.result.equal:
+        raise CheckFailed(f"{files['net']}: {proof.backend} differs from {proof.against}: {proof.result.first}")
+    lava_accuracy = None
+    if proof.against == "lava":
+        scores = proof.result.expected.predictions(net)
+        lava_accuracy = float((scores == test_y[:samples]).mean())
+        rates["lava"] = samples / proof.result.expected.seconds
+    return DemoResult(rungs, proof, lava_accuracy, rates, seconds, {kind: str(path) for kind, path in files.items()})

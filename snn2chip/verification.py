@@ -1,0 +1,152 @@
+"""Two simulators compared bit for bit; a difference is located and explained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from snn2chip import limits
+from snn2chip.chip import ChipNet, Dense, Layer
+from snn2chip.simulation import simulate
+from snn2chip.traces import Mode, Record, Traces
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The first difference: earliest layer, then earliest step.
+
+    Attributes:
+        layer: name of the layer.
+        sample, step, neuron: where; the neuron's index within the layer's shape.
+        variable: ``u``, ``v`` or ``spike``: the first of the three, in order of computation, that differs there.
+        expected, found: both values.
+        cause: what most likely explains it.
+    """
+
+    layer: str
+    sample: int
+    step: int
+    neuron: tuple[int, ...]
+    variable: str
+    expected: int
+    found: int
+    cause: str
+
+    def __str__(self) -> str:
+        where = ", ".join(map(str, self.neuron))
+        return (
+            f"{self.layer}: sample {self.sample}, step {self.step}, neuron ({where}): {self.variable} is {self.found}, "
+            f"expected {self.expected}; {self.cause}"
+        )
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Result of a comparison.
+
+    Attributes:
+        samples, layers: how many were compared, at every step and neuron.
+        differing_spikes, differing_states: how many values differ, by layer.
+        first: the first difference, None where equal.
+        expected: what the simulator that is right recorded.
+    """
+
+    samples: int
+    layers: int
+    differing_spikes: dict[str, int]
+    differing_states: dict[str, int]
+    first: Divergence | None
+    expected: Traces
+
+    @property
+    def equal(self) -> bool:
+        """Whether nothing differs."""
+        return self.first is None
+
+
+def verify(
+    net: ChipNet,
+    x: Array,
+    against: str = "lava",
+    backend: str = "event",
+    mode: Mode = "isolated",
+    **options: Any,
+) -> Verification:
+    """Compare two simulators on data: every layer, step and neuron, spikes, u and v.
+
+    Args:
+        x: ``[N, T, *input_shape]``, or ``[N, *input_shape]``, static.
+        against: the simulator that is right by definition.
+        backend: the simulator that is checked.
+        options: passed on to ``against``.
+
+    Raises:
+        LavaError: Lava is missing, failed or timed out.
+    """
+    record = Record.everything(net)
+    found = simulate(net, x, backend=backend, mode=mode, record=record).traces
+    expected = simulate(net, x, backend=against, mode=mode, record=record, **options).traces
+    return compare(net, expected, found)
+
+
+def compare(net: ChipNet, expected: Traces, found: Traces) -> Verification:
+    """Compare two recordings of everything."""
+    spikes, states = {}, {}
+    first: Divergence | None = None
+    samples = 0
+    for layer in net.layers:
+        name = layer.name
+        samples = len(expected.spikes[name])
+        different = {
+            "u": expected.u[name] != found.u[name],
+            "v": expected.v[name] != found.v[name],
+            "spike": expected.spikes[name] != found.spikes[name],
+        }
+        spikes[name] = int(different["spike"].sum())
+        states[name] = int(different["u"].sum()) + int(different["v"].sum())
+        if first is None and (spikes[name] or states[name]):
+            first = _locate(layer, different, expected, found)
+    return Verification(samples, len(net.layers), spikes, states, first, expected)
+
+
+def _locate(layer: Layer, different: dict[str, Array], expected: Traces, found: Traces) -> Divergence:
+    name = layer.name
+    anywhere = different["u"] | different["v"] | different["spike"]
+    # The earliest step over all samples: what comes later may be a consequence.
+    step = int(np.argmax(anywhere.any(axis=(0, *range(2, anywhere.ndim)))))
+    index = tuple(int(i) for i in np.argwhere(anywhere[:, step])[0])
+    sample, neuron = index[0], index[1:]
+    at = (sample, step, *neuron)
+    # v is reset by a spike: where spikes differ, v differs as a consequence.
+    variable = "u" if different["u"][at] else "spike" if different["spike"][at] else "v"
+    recorded = {"u": "u", "v": "v", "spike": "spikes"}[variable]
+    one, other = (int(getattr(traces, recorded)[name][at]) for traces in (expected, found))
+    return Divergence(
+        name, sample, step, neuron, variable, one, other, _cause(layer, variable, at, one, other, expected)
+    )
+
+
+def _cause(layer: Layer, variable: str, at: tuple[int, ...], expected: int, found: int, traces: Traces) -> str:
+    sample, step, *_ = at
+    if variable == "u":
+        if abs(expected - found) == 2 * limits.STATE_LIMIT:
+            return "the current wrapped beyond 24 bits in one of them"
+        if step == 0 and sample > 0:
+            return "the state or spikes of the previous sample leaked into this one (reset offset, spikes in flight)"
+        if isinstance(layer, Dense) and layer.recurrent is not None and step > 0:
+            return "its inputs are equal: weights, recurrent weights or the decay of the current differ"
+        if (expected - found) % (1 << limits.STATE_SHIFT) == 0:
+            return "its inputs are equal: a weight differs (the difference is a multiple of 64)"
+        return "its inputs are equal: the decay of the current differs"
+    if variable == "v":
+        if max(abs(expected), abs(found)) == limits.STATE_LIMIT - 1:
+            return "the potential was clipped to 24 bits in one of them"
+        if step == 0:
+            return "the current is equal: the bias differs, or the potential was not reset"
+        return "the current is equal: the bias or the decay of the potential differs"
+    return "the current is equal: the threshold, the bias or the decay of the potential differs"
