@@ -65,8 +65,9 @@ def compile_model(
             "calibration: the model holds no samples; give --calibration x.npz, or save with "
             "snn2chip.save(module, path, calibration=(x, y))"
         )
-    graph = hold_input(source.graph) if analog_input == "hold" else source.graph
-    lowered = lower(graph, skip)
+    lowered = lower(source.graph, skip)
+    if analog_input == "hold":
+        lowered = hold_input(lowered)
     quantised = quantise(lowered, source.x[:CALIBRATION_SAMPLES], bits, scales, progress)
     net = quantised.net if window is None else replace(quantised.net, window=window)
     return Compiled(net, source, lowered, quantised.choices)

@@ -126,18 +126,40 @@ def _locate(layer: Layer, different: dict[str, Array], expected: Traces, found: 
     variable = "u" if different["u"][at] else "spike" if different["spike"][at] else "v"
     recorded = {"u": "u", "v": "v", "spike": "spikes"}[variable]
     one, other = (int(getattr(traces, recorded)[name][at]) for traces in (expected, found))
-    return Divergence(
-        name, sample, step, neuron, variable, one, other, _cause(layer, variable, at, one, other, expected)
-    )
+    leaked = variable != "spike" and (_leak(layer, at, expected, found) or _leak(layer, at, found, expected))
+    cause = leaked or _cause(layer, variable, step, one, other)
+    return Divergence(name, sample, step, neuron, variable, one, other, cause)
 
 
-def _cause(layer: Layer, variable: str, at: tuple[int, ...], expected: int, found: int, traces: Traces) -> str:
-    sample, step, *_ = at
+def _leak(layer: Layer, at: tuple[int, ...], one: Traces, other: Traces) -> str:
+    """What of the previous sample explains, exactly, that ``one`` has more at the first step than ``other``."""
+    sample, step, *neuron = at
+    if step > 0 or sample == 0:
+        return ""
+    name, last = layer.name, (sample - 1, -1, *neuron)
+    more = {kind: int(getattr(one, kind)[name][at]) - int(getattr(other, kind)[name][at]) for kind in ("u", "v")}
+    parameters = layer.neuron.expanded(layer.shape)
+    carried = {}
+    for kind, decay in (("u", "current_decay"), ("v", "voltage_decay")):
+        state = int(getattr(one, kind)[name][last])
+        left = abs(state) * (limits.DECAY_UNITY - int(parameters[decay][tuple(neuron)])) >> 12
+        carried[kind] = left if state > 0 else -left
+    if isinstance(layer, Dense) and layer.recurrent is not None:
+        spikes = one.spikes[name][sample - 1, -1].astype(np.int64)
+        flying = int(layer.recurrent[neuron[0]] @ spikes) << limits.STATE_SHIFT
+        if flying and more["u"] in (flying, flying + carried["u"]):
+            return "spikes of the previous sample's last step arrived in this one: a reset does not stop them"
+    if more["u"] and more["u"] == carried["u"]:
+        return "the current of the previous sample was not reset (reset offset)"
+    if not more["u"] and more["v"] and more["v"] == carried["v"]:
+        return "the potential of the previous sample was not reset (reset offset)"
+    return ""
+
+
+def _cause(layer: Layer, variable: str, step: int, expected: int, found: int) -> str:
     if variable == "u":
         if abs(expected - found) == 2 * limits.STATE_LIMIT:
             return "the current wrapped beyond 24 bits in one of them"
-        if step == 0 and sample > 0:
-            return "the state or spikes of the previous sample leaked into this one (reset offset, spikes in flight)"
         if isinstance(layer, Dense) and layer.recurrent is not None and step > 0:
             return "its inputs are equal: weights, recurrent weights or the decay of the current differ"
         if (expected - found) % (1 << limits.STATE_SHIFT) == 0:
@@ -147,6 +169,6 @@ def _cause(layer: Layer, variable: str, at: tuple[int, ...], expected: int, foun
         if max(abs(expected), abs(found)) == limits.STATE_LIMIT - 1:
             return "the potential was clipped to 24 bits in one of them"
         if step == 0:
-            return "the current is equal: the bias differs, or the potential was not reset"
+            return "the current is equal: the bias differs"
         return "the current is equal: the bias or the decay of the potential differs"
     return "the current is equal: the threshold, the bias or the decay of the potential differs"

@@ -15,13 +15,13 @@ import click
 from snn2chip import __version__
 from snn2chip.errors import Snn2chipError
 
-#: Commands and the modules that hold them, loaded when needed: ``--help`` must not import torch.
+#: Commands, each the module of that name beside this one, loaded when it runs: ``--help`` must not import torch.
 COMMANDS = {
-    "demo": "snn2chip.cli.demo",
-    "export": "snn2chip.cli.export",
-    "inspect": "snn2chip.cli.inspect",
-    "simulate": "snn2chip.cli.simulate",
-    "verify": "snn2chip.cli.verify",
+    "demo": "Train a small network on digits, export it, prove it against Lava.",
+    "export": "Compile a trained model to a NetX file and verify it.",
+    "inspect": "Show layers, neurons and readout of a NetX file.",
+    "simulate": "Run a NetX file on data.",
+    "verify": "Compare two simulators on data, bit for bit.",
 }
 
 
@@ -32,9 +32,13 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command = import_module(COMMANDS[cmd_name]).command
+        command = import_module(f"snn2chip.cli.{cmd_name}").command
         assert isinstance(command, click.Command)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(COMMANDS.items()))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

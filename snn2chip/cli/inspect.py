@@ -45,7 +45,7 @@ def command(net: Path, as_json: bool) -> None:
         markup=False,
     )
     output.table(
-        ("layer", "type", "shape", "neurons", "synapses", "weights", "bits", "threshold", "iDecay", "vDecay", "depth"),
+        ("layer", "type", "shape", "neurons", "synapses", "bits", "threshold", "iDecay", "vDecay"),
         [
             (
                 layer["name"],
@@ -53,12 +53,10 @@ def command(net: Path, as_json: bool) -> None:
                 _shape(layer["shape"]),
                 layer["neurons"],
                 layer["synapses"],
-                layer["weights"],
                 layer["bits"],
                 _span(layer["neuron"]["threshold"]),
                 _span(layer["neuron"]["current_decay"]),
                 _span(layer["neuron"]["voltage_decay"]),
-                layer["depth"],
             )
             for layer in layers
         ],

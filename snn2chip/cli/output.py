@@ -17,8 +17,11 @@ err = Console(stderr=True, highlight=False)
 
 
 def out() -> Console:
-    """Standard output, as it is now (tests replace it)."""
-    return Console(highlight=False)
+    """Standard output, as it is now; a file or pipe is as wide as the widest table."""
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 160
+    return console
 
 
 @contextmanager
@@ -32,17 +35,17 @@ def working(what: str, quiet: bool = False) -> Iterator[None]:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
-    """Print a table; numbers to the right."""
+    """Print a table: names first, numbers to the right."""
     grid = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     rows = [list(row) for row in rows]
     for i, name in enumerate(columns):
         numeric = all(
             isinstance(row[i], int | float) or str(row[i])[:1].isdigit() or row[i] in ("", "-") for row in rows
         )
-        grid.add_column(name, justify="right" if numeric and rows else "left", overflow="fold")
+        grid.add_column(name, justify="right" if i and numeric and rows else "left", no_wrap=True)
     for row in rows:
         grid.add_row(*(Text(f"{cell:,}" if isinstance(cell, int) else str(cell)) for cell in row))
-    out().print(grid)
+    out().print(grid, soft_wrap=False)
 
 
 def percent(share: float | None) -> str:

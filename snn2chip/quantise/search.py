@@ -19,7 +19,7 @@ from snn2chip.errors import InputError, LimitError, UsageError
 from snn2chip.graph import Graph, GraphTrace, execute
 from snn2chip.passes import Block, chip_blocks
 from snn2chip.quantise.layers import SCALE_METHODS, all_weights, build, largest_scale, weight_range
-from snn2chip.simulators import reference
+from snn2chip.simulators import event
 from snn2chip.traces import messages_of
 
 Array = npt.NDArray[Any]
@@ -190,7 +190,7 @@ def _candidate(
     """One layer at one scale, which is halved until no state comes near its limit."""
     while True:
         layer = build(block, weight_scale, message_scale, bits, round_threshold)
-        spikes, u, v = reference.run_layer(layer, messages)
+        spikes, u, v = event.run_layer(layer, messages)
         integrates = math.isinf(block.neuron.threshold)
         peak = max(int(np.abs(u).max()), int(np.abs(v).max()) if integrates else 0)
         if peak < STATE_HEADROOM and layer.largest_sum(encoding.largest) < limits.SUM_LIMIT:
