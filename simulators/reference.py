@@ -25,6 +25,11 @@ def decayed(state: Int, decay: Int) -> Int:
     return np.sign(state) * magnitude
 
 
+def in_register(total: Int) -> Int:
+    """``total`` as Lava's int32 arrays hold it: sums that pass 2^31 wrap before anything else is done to them."""
+    return total.astype(np.int32).astype(np.int64)
+
+
 def wrapped(u: Int) -> Int:
     """One wrap into 24 bits; 2^23 itself stays, and a value that is further out stays out."""
     u = np.where(u > limits.STATE_LIMIT, u - 2 * limits.STATE_LIMIT, u)
@@ -82,8 +87,8 @@ def run_layer(layer: Layer, messages: Int, start: int = 0, reset_every: int = 0)
             a = a + (spikes.astype(np.float64) @ recurrent.T).astype(np.int64)
         if reset_every and (start + t) % reset_every == 0:
             u, v = np.zeros_like(u), np.zeros_like(v)
-        u = wrapped(decayed(u, parameters["current_decay"]) + (a << limits.STATE_SHIFT))
-        v = clipped(decayed(v, parameters["voltage_decay"]) + u + bias)
+        u = wrapped(in_register(decayed(u, parameters["current_decay"]) + (a << limits.STATE_SHIFT)))
+        v = clipped(in_register(decayed(v, parameters["voltage_decay"]) + u + bias))
         spikes = (v > threshold).astype(np.int64)
         v = np.where(spikes == 1, 0, v)
         trace_s[:, t], trace_u[:, t], trace_v[:, t] = spikes, u, v

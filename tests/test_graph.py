@@ -205,7 +205,7 @@ def test_nan_weights_are_named() -> None:
 def test_wrong_arguments_are_named() -> None:
     with pytest.raises(UsageError, match="input_shape"):
         Network(nn.Linear(4, 3), input_shape=(1, 2), time_steps=3)
-    with pytest.raises(UsageError, match="LIF: beta 1.5"):
+    with pytest.raises(UsageError, match=r"LIF: beta 1\.5"):
         LIF(1.5)
     with pytest.raises(UsageError, match=r"IF: reset 'soft'"):
         IF(reset="soft")  # type: ignore[arg-type]

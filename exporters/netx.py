@@ -1,0 +1,659 @@
+"""NetX HDF5 (``.net``): what Lava's ``lava.lib.dl.netx.hdf5.Network`` and Loihi deployments load.
+
+Layout, as the loader of lava-dl 0.6.0 reads it::
+
+    /layer/<0..n-1>/type     "input" | "dense" | "dense_rec" | "conv" | "flatten"
+                   /shape    (C, H, W) or (N,)
+                   /weight   dense (N, M); conv (C_out, C_in / groups, kH, kW)        int16
+                   /weight_rec   dense_rec (N, N)                                     int16
+                   /bias     (N,), (C,) or, per neuron of a convolution, (W, H, C)    int32, absent where zero
+                   /stride, /padding, /dilation   (H, W);  /groups   conv             int32
+                   /neuron/type "CUBA", /vThMant, /iDecay, /vDecay                    int32, () or one per neuron
+    /snn2chip/format, /metadata    names, encoding, readout, times: JSON that the loader ignores
+
+The loader holds images in the order W, H, C, so that arrays with one entry per neuron are stored transposed. A
+convolution of more than 127 groups is stored with fewer, wider groups whose added weights are zero (Lava holds
+``groups`` in eight bits); the metadata keep the number, and :func:`read` undoes it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from snn2chip import limits
+from snn2chip.chip import ChipNet, Conv, Dense, Encoding, InputNeurons, Layer, Neuron, Readout, Shape
+from snn2chip.errors import DoesNotFitError, InputError, LimitError, Snn2chipError, UnsupportedError
+from snn2chip.exporters.netx_loader import SAFE_WEIGHTS, loader_weights
+from snn2chip.files import whole_file
+
+Int = npt.NDArray[np.int64]
+Tree = Mapping[str, Any]  # dataset or group by name
+
+FORMAT = 1
+INT8_MAX = 127  # Lava's Conv holds its geometry in int8
+
+# Reading: no honest network is larger, and a file may claim anything. 2^26 synapses at 8 bits fill four chips.
+MAX_ELEMENTS = 1 << 26
+MAX_LAYERS = 4096
+MAX_TEXT = 1 << 24
+
+SUPPORTED = ("input", "dense", "dense_rec", "conv", "flatten")
+NOT_YET = ("pool", "convT", "unpool", "average", "concat", "dense_comp")
+
+
+# Writing
+
+
+def write(net: ChipNet, path: str | os.PathLike[str], force: bool = False) -> None:
+    """Write ``net`` so that Lava computes exactly what it says; the same network gives the same bytes.
+
+    Raises:
+        LimitError: the loader would change or refuse a value.
+        UnsupportedError: NetX has no form for it.
+        UsageError: ``path`` exists and ``force`` is not given.
+    """
+    layers, notes = _trees(net)
+    metadata = {
+        "layers": notes,
+        "encoding": {
+            "kind": net.encoding.kind,
+            "scale": net.encoding.scale,
+            "low": net.encoding.low,
+            "high": net.encoding.high,
+        },
+        "readout": net.readout.kind,
+        "time_steps": net.time_steps,
+        "window": net.window,
+        "target": net.target,
+        "inexact": list(net.inexact),
+    }
+    tree = {
+        "layer": {str(i): layer for i, layer in enumerate(layers)},
+        "snn2chip": {"format": np.int32(FORMAT), "metadata": np.bytes_(json.dumps(metadata, sort_keys=True))},
+    }
+    with whole_file(path, force) as temporary, h5py.File(temporary, "w") as file:
+        _store(file, tree)
+
+
+def _store(group: h5py.Group, tree: Tree) -> None:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            _store(group.create_group(name), value)
+        else:
+            group.create_dataset(name, data=value, track_times=False)  # no times: same network, same bytes
+
+
+def _trees(net: ChipNet) -> tuple[list[Tree], list[dict[str, Any]]]:
+    """The groups under ``/layer``, and for each layer of ``net`` what only the metadata can say."""
+    first = net.layers[0]
+    if len(net.input_shape) > 3:
+        raise UnsupportedError(f"{first.name}: input of shape {net.input_shape}; NetX holds one to three axes")
+    trees: list[Tree] = []
+    if not isinstance(first, InputNeurons):
+        trees.append({"type": np.bytes_("input"), "shape": _ints(net.input_shape)})
+    notes = []
+    for layer in net.layers:
+        if isinstance(layer, Dense) and len(layer.input_shape) > 1:
+            if layer is not first and len(layer.input_shape) != 3:
+                raise UnsupportedError(
+                    f"{layer.name}: input of shape {layer.input_shape}; NetX flattens (C, H, W) only"
+                )
+            trees.append({"type": np.bytes_("flatten"), "shape": _ints([int(np.prod(layer.input_shape))])})
+        note: dict[str, Any] = {"name": layer.name, "index": len(trees)}
+        trees.append(_tree(layer, note))
+        notes.append(note)
+    return trees, notes
+
+
+def _tree(layer: Layer, note: dict[str, Any]) -> Tree:
+    tree: dict[str, Any] = {"shape": _ints(layer.shape), "neuron": _neuron_tree(layer.neuron, layer.shape)}
+    if isinstance(layer, InputNeurons):
+        if layer.neuron.bias.any():
+            worst = int(layer.neuron.bias.flat[np.abs(layer.neuron.bias).argmax()])
+            remedy = "the NetX loader never applies it; add it to the messages"
+            raise LimitError(layer.name, "bias of input neurons", worst, 0, remedy)
+        if layer.neuron.bias.ndim:
+            note["zero_bias"] = layer.neuron.bias.ndim  # NetX has no place for it
+        return {"type": np.bytes_("input"), **tree}
+    if layer.neuron.bias.ndim or layer.neuron.bias:
+        bias = layer.neuron.bias
+        if not bias.ndim:
+            note["one_bias"] = True
+            bias = np.full(layer.shape[:1], bias)
+        tree["bias"] = _transposed(bias.astype(np.int32))
+    if isinstance(layer, Dense):
+        _check_dense(layer)
+        tree["weight"] = layer.weight.astype(np.int16)
+        if layer.recurrent is None:
+            return {"type": np.bytes_("dense"), **tree}
+        return {"type": np.bytes_("dense_rec"), **tree, "weight_rec": layer.recurrent.astype(np.int16)}
+    weight, groups = merged_groups(layer.name, layer.weight, layer.groups)
+    if groups != layer.groups:
+        note["groups"] = layer.groups
+    for what, values in (
+        ("kernel size", layer.weight.shape[2:]),
+        ("stride", layer.stride),
+        ("padding", layer.padding),
+        ("dilation", layer.dilation),
+    ):
+        if max(values) > INT8_MAX:
+            raise LimitError(layer.name, what, max(values), INT8_MAX, "Lava holds it in eight bits; use a dense layer")
+    return {
+        "type": np.bytes_("conv"),
+        **tree,
+        "weight": weight.astype(np.int16),
+        "stride": _ints(layer.stride),
+        "padding": _ints(layer.padding),
+        "dilation": _ints(layer.dilation),
+        "groups": np.int32(groups),
+    }
+
+
+def _neuron_tree(neuron: Neuron, shape: Shape) -> Tree:
+    return {
+        "type": np.bytes_("CUBA"),
+        "vThMant": _transposed(neuron.threshold.astype(np.int32)),
+        "iDecay": _transposed(neuron.current_decay.astype(np.int32)),  # signed: the loader stores iDecay - 1
+        "vDecay": _transposed(neuron.voltage_decay.astype(np.int32)),
+    }
+
+
+def _ints(values: Iterable[int]) -> npt.NDArray[np.int32]:
+    return np.array(list(values), np.int32)
+
+
+def _transposed(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Images from C, H, W to W, H, C or back; one number or one axis as it is."""
+    return array.T.copy()
+
+
+def _check_dense(layer: Dense) -> None:
+    """Raise :class:`LimitError` unless what Lava makes of the weights is what they are."""
+    remedy = "change the scale, or keep one small positive weight"
+    try:
+        effective = loader_weights(layer.weight, layer.recurrent)
+    except OverflowError:
+        what, remedy = "largest |weight|", "the NetX loader fails on it; keep one weight, or remove the layer"
+        raise LimitError(layer.name, what, 0, "at least 1", remedy) from None
+    for what, wanted, found in zip(
+        ("weight", "recurrent weight"), (layer.weight, layer.recurrent), effective, strict=True
+    ):
+        if wanted is not None and found is not None and (wanted != found).any():
+            i, j = (int(index) for index in np.argwhere(wanted != found)[0])
+            value = f"{wanted[i, j]}, which the NetX loader turns into {found[i, j]:g}"
+            raise LimitError(layer.name, f"{what}[{i}, {j}]", value, SAFE_WEIGHTS, remedy)
+
+
+def merged_groups(name: str, weight: npt.NDArray[Any], groups: int) -> tuple[npt.NDArray[Any], int]:
+    """An equal convolution of at most 127 groups: neighbours merged, weights between them zero.
+
+    ::
+
+        groups 4, merged by 2:   [w0] [w1] [w2] [w3]   ->   [w0  0 ]  [w2  0 ]
+                                                            [ 0  w1]  [ 0  w3]
+    """
+    legal = max(n for n in range(1, limits.CONV_GROUPS_MAX + 1) if groups % n == 0)
+    merge = groups // legal
+    if merge == 1:
+        return weight, groups
+    if weight.size * merge > MAX_ELEMENTS:
+        remedy = f"with Lava's {limits.CONV_GROUPS_MAX} groups the weights are too many; use another number of channels"
+        raise LimitError(name, "groups", groups, limits.CONV_GROUPS_MAX, remedy)
+    channels, per_group = weight.shape[:2]
+    out = np.zeros((legal, merge, channels // groups, merge, per_group, *weight.shape[2:]), weight.dtype)
+    blocks = weight.reshape(legal, merge, channels // groups, per_group, *weight.shape[2:])
+    for k in range(merge):
+        out[:, k, :, k] = blocks[:, k]
+    return out.reshape(channels, merge * per_group, *weight.shape[2:]), legal
+
+
+def _unmerged_groups(weight: Int, groups: int, wanted: int) -> Int | None:
+    """The inverse of :func:`merged_groups`; None where the weights are not of that form."""
+    channels, wide = weight.shape[:2]
+    if wanted % groups or channels % wanted or wide % (wanted // groups):
+        return None
+    merge = wanted // groups
+    blocks = weight.reshape(groups, merge, channels // wanted, merge, wide // merge, *weight.shape[2:])
+    narrow = np.stack([blocks[:, k, :, k] for k in range(merge)], axis=1).reshape(
+        channels, wide // merge, *weight.shape[2:]
+    )
+    return narrow if np.count_nonzero(narrow) == np.count_nonzero(weight) else None
+
+
+# Reading
+
+
+def read(path: str | os.PathLike[str]) -> ChipNet:
+    """The network in a ``.net`` file, as Lava would run it.
+
+    Files of other origin get names such as ``layer 3 (conv)``, spikes as input, one time step, and in ``inexact`` what
+    the loader ignores or changes. The file is not trusted: it is not followed to other files, and what it declares is
+    checked before it is read.
+
+    Raises:
+        InputError: the file is missing, malformed, or tries something it must not.
+        UnsupportedError: valid NetX that a ChipNet does not hold.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file" if not path.exists() else f"{path}: not a regular file")
+    try:
+        with h5py.File(path, "r") as file:
+            return _network(_Node(file, str(path), _Budget()))
+    except DoesNotFitError as error:
+        raise UnsupportedError(_located(path, error)) from error
+    except Snn2chipError as error:
+        raise InputError(_located(path, error)) from error
+    except PermissionError as error:
+        raise InputError(f"{path}: no permission to read it") from error
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError) as error:
+        # h5py reports damaged files by any of these
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"{path}: not a readable HDF5 file ({reason})") from error
+
+
+def _located(path: Path, error: Snn2chipError) -> str:
+    return str(error) if str(error).startswith(f"{path}: ") else f"{path}: {error}"
+
+
+@dataclass
+class _Budget:
+    """Values that may still be read from one file."""
+
+    left: int = 2 * MAX_ELEMENTS
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A group of the file, and where it is, for errors."""
+
+    group: h5py.Group
+    where: str
+    budget: _Budget
+
+    def fail(self, problem: str) -> InputError:
+        return InputError(f"{self.where}: {problem}")
+
+    def unsupported(self, problem: str) -> UnsupportedError:
+        return UnsupportedError(f"{self.where}: {problem}")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.group.keys()  # noqa: SIM118  # h5py's `in` follows soft links and paths
+
+    def _item(self, name: str, kind: type) -> Any:
+        if name not in self:
+            raise self.fail(f"{name} is missing")
+        if not isinstance(self.group.get(name, getlink=True), h5py.HardLink):
+            raise self.fail(f"{name} is a link to elsewhere")
+        item = self.group[name]
+        if not isinstance(item, kind):
+            raise self.fail(f"{name} is not a {'group' if kind is h5py.Group else 'dataset'}")
+        return item
+
+    def is_group(self, name: str) -> bool:
+        hard = name in self and isinstance(self.group.get(name, getlink=True), h5py.HardLink)
+        return hard and isinstance(self.group[name], h5py.Group)
+
+    def child(self, name: str, label: str | None = None) -> _Node:
+        return _Node(self._item(name, h5py.Group), f"{self.where}: {label or name}", self.budget)
+
+    def _dataset(self, name: str) -> h5py.Dataset:
+        dataset = self._item(name, h5py.Dataset)
+        if dataset.is_virtual or dataset.external:
+            raise self.fail(f"{name} lies in another file")
+        if dataset.shape is None or dataset.size == 0:
+            raise self.fail(f"{name} is empty")
+        if dataset.size > MAX_ELEMENTS or dataset.size > self.budget.left:
+            raise self.fail(f"{name} declares {dataset.size} values, more than any network has")
+        if dataset.id.get_storage_size() == 0:
+            raise self.fail(f"{name} declares {dataset.size} values and stores none")
+        self.budget.left -= dataset.size
+        return dataset
+
+    def text(self, name: str, longest: int = 64) -> str:
+        dataset = self._dataset(name)
+        kind = h5py.check_string_dtype(dataset.dtype)
+        if kind is None or dataset.size != 1 or (kind.length or 0) > longest:
+            raise self.fail(f"{name} is not one short text")
+        value = dataset[()] if dataset.shape == () else dataset[:].flat[0]
+        if not isinstance(value, bytes) or len(value) > longest:
+            raise self.fail(f"{name} is not one short text")
+        try:
+            return value.decode("ascii")
+        except UnicodeDecodeError:
+            raise self.fail(f"{name} is not ASCII") from None
+
+    def numbers(self, name: str) -> npt.NDArray[Any]:
+        """Finite numbers within int32, of any type."""
+        dataset = self._dataset(name)
+        if dataset.dtype.kind not in "iufb" or dataset.dtype.itemsize > 8:
+            raise self.fail(f"{name} has type {dataset.dtype}, expected integers")
+        array: npt.NDArray[Any] = np.asarray(dataset[()])
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise self.fail(f"{name} contains NaN or infinite values")
+        low, high = array.min(), array.max()
+        if low < -(2**31) or high >= 2**31:
+            raise self.fail(f"{name} contains {low if low < -(2**31) else high}, beyond 32 bits")
+        return array
+
+    def integers(self, name: str) -> Int:
+        array = self.numbers(name)
+        whole = array.astype(np.int64)
+        if (whole != array).any():
+            raise self.fail(f"{name} contains {array[whole != array].flat[0]:g}, expected integers")
+        return whole
+
+    def truncated(self, name: str, inexact: list[str], label: str) -> Int:
+        """Integers as the loader's ``astype(int)`` makes them."""
+        array = self.numbers(name)
+        whole = array.astype(np.int64)
+        changed = whole != array
+        if changed.any():
+            example = array[changed].flat[0]
+            inexact.append(
+                f"{label}: the NetX loader cuts {int(changed.sum())} of {array.size} values of {name} to integers, "
+                f"such as {example:g} to {int(example)}"
+            )
+        return whole
+
+    def one(self, name: str) -> int:
+        array = self.integers(name)
+        if array.size != 1:
+            raise self.fail(f"{name} has shape {array.shape}, expected one value")
+        return int(array.flat[0])
+
+    def shape(self) -> Shape:
+        values = self.integers("shape")
+        if values.ndim > 1 or values.size > 3 or values.min() < 1:
+            raise self.fail(f"shape is {values.flatten()[:8].tolist()}, expected one to three positive sizes")
+        shape = tuple(int(n) for n in values.flat)
+        if np.prod(np.array(shape, np.float64)) > MAX_ELEMENTS:
+            raise self.fail(f"shape is {shape}, more neurons than any network has")
+        return shape
+
+
+@dataclass
+class _Progress:
+    """The chain as far as it has been read."""
+
+    layers: list[Layer] = field(default_factory=list)
+    input_shape: Shape | None = None
+    flatten: bool = False
+    inexact: list[str] = field(default_factory=list)
+
+    @property
+    def shape(self) -> Shape | None:
+        return self.layers[-1].shape if self.layers else self.input_shape
+
+
+def _network(root: _Node) -> ChipNet:
+    notes, metadata = _metadata(root) if "snn2chip" in root else ({}, None)
+    chain = root.child("layer")
+    count = len(chain.group.keys())
+    if not 1 <= count <= MAX_LAYERS:
+        raise chain.fail(f"{count} layers, expected 1 to {MAX_LAYERS}")
+    progress = _Progress()
+    for i in range(count):
+        node = chain.child(str(i), f"layer {i}")
+        node = _Node(node.group, f"{root.where}: layer {i}", root.budget)
+        kind = node.text("type")
+        if kind in NOT_YET:
+            raise node.unsupported(f"type {kind!r} cannot be read yet, only {', '.join(SUPPORTED)}")
+        if kind not in SUPPORTED:
+            raise node.fail(f"type {kind!r} is unknown, expected {', '.join(SUPPORTED)}")
+        if metadata is not None and kind != "flatten" and (kind != "input" or "neuron" in node) and i not in notes:
+            raise root.fail(f"snn2chip: metadata say nothing about layer {i}")
+        _READERS[kind](node, progress, kind, notes.get(i, {"name": f"layer {i} ({kind})"}))
+    if not progress.layers or progress.input_shape is None:
+        raise chain.fail("no layer computes anything")
+    if len(notes) not in (0, len(progress.layers)):
+        raise root.fail("snn2chip: metadata name layers that are not there")
+    if metadata is None:
+        return ChipNet(progress.input_shape, tuple(progress.layers), inexact=tuple(progress.inexact))
+    return ChipNet(progress.input_shape, tuple(progress.layers), **_settings(root, metadata, progress.inexact))
+
+
+def _metadata(root: _Node) -> tuple[dict[int, dict[str, Any]], dict[str, Any]]:
+    """What :func:`write` knew of each layer, by index under ``/layer``, and of the network."""
+    node = root.child("snn2chip")
+    version = node.one("format")
+    if version > FORMAT:
+        raise node.fail(f"format {version} was written by a newer snn2chip, this one reads up to {FORMAT}")
+    if version < 1:
+        raise node.fail(f"format {version} is unknown")
+    try:
+        metadata = json.loads(node.text("metadata", MAX_TEXT))
+        notes = {_typed(note["index"], int): note for note in metadata["layers"]}
+        for note in notes.values():
+            if not _typed(note["name"], str).isprintable():
+                raise ValueError(f"layer name {note['name']!r}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise node.fail(f"metadata are malformed ({type(error).__name__}: {error})") from None
+    return notes, metadata
+
+
+def _typed(value: Any, kind: type) -> Any:
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise TypeError(f"{value!r} is not {kind.__name__}")
+    return value
+
+
+def _settings(root: _Node, metadata: Mapping[str, Any], inexact: list[str]) -> dict[str, Any]:
+    try:
+        encoding = metadata["encoding"]
+        return {
+            "encoding": Encoding(
+                encoding["kind"],
+                float(_typed(encoding["scale"], float)),
+                _typed(encoding["low"], int),
+                _typed(encoding["high"], int),
+            ),
+            "readout": Readout(metadata["readout"]),
+            "time_steps": _typed(metadata["time_steps"], int),
+            "window": _typed(metadata["window"], int),
+            "target": _typed(metadata["target"], str),
+            "inexact": (*(_typed(line, str) for line in _typed(metadata["inexact"], list)), *inexact),
+        }
+    except (KeyError, TypeError) as error:
+        raise root.fail(f"snn2chip: metadata are malformed ({type(error).__name__}: {error})") from None
+
+
+def _read_input(node: _Node, progress: _Progress, kind: str, note: Mapping[str, Any]) -> None:
+    if progress.layers or progress.input_shape is not None:
+        raise node.fail("a second input layer")
+    progress.input_shape = node.shape()
+    if "neuron" not in node:
+        return
+    name = note["name"]
+    stored = {what: node.numbers(what).flat[0] for what in ("weight", "bias") if what in node}
+    if stored:
+        values = ", ".join(f"{what} {value:g}" for what, value in stored.items())
+        progress.inexact.append(
+            f"{name}: the NetX loader never applies the input layer's {values}; scale and shift the data instead"
+        )
+    axes = note.get("zero_bias", 0)
+    bias = np.zeros(progress.input_shape[:axes] if axes in (1, 2, 3) else (), np.int64)
+    neuron = _read_neuron(node, name, progress.input_shape, bias, progress)
+    progress.layers.append(InputNeurons(name, progress.input_shape, neuron))
+
+
+def _read_flatten(node: _Node, progress: _Progress, kind: str, note: Mapping[str, Any]) -> None:
+    if progress.layers and len(progress.layers[-1].shape) != 3:
+        raise node.fail(f"flatten of shape {progress.layers[-1].shape}, the loader flattens (C, H, W) only")
+    progress.flatten = True
+
+
+def _read_dense(node: _Node, progress: _Progress, kind: str, note: Mapping[str, Any]) -> None:
+    name = note["name"]
+    neurons = int(np.prod(node.shape()))
+    if "delay" in node:
+        raise node.unsupported("delays cannot be read yet")
+    if node.is_group("weight"):
+        raise node.unsupported("complex weights cannot be read yet")
+    weight = _matrix(node, "weight", neurons, progress, name)
+    recurrent = _matrix(node, "weight_rec", neurons, progress, name) if kind == "dense_rec" else None
+    if progress.shape is not None and len(progress.shape) > 1 and progress.layers and not progress.flatten:
+        raise node.fail(f"dense after shape {progress.shape} needs a flatten layer between them")
+    progress.flatten = False
+    if progress.input_shape is None:
+        progress.input_shape = weight.shape[1:]
+    input_shape = progress.shape or progress.input_shape
+    if int(np.prod(input_shape)) != weight.shape[1]:
+        raise node.fail(f"weight has shape {weight.shape}, expected {weight.shape[1:]} to be {input_shape}")
+    if recurrent is not None and recurrent.shape != (neurons, neurons):
+        raise node.fail(f"weight_rec has shape {recurrent.shape}, expected {(neurons, neurons)}")
+    effective, effective_recurrent = _as_loaded(node, name, weight, recurrent, progress)
+    bias = _read_bias(node, name, (neurons,), note, progress)
+    neuron = _read_neuron(node, name, (neurons,), bias, progress)
+    progress.layers.append(Dense(name, input_shape, effective, neuron, effective_recurrent))
+
+
+def _matrix(node: _Node, what: str, neurons: int, progress: _Progress, name: str) -> Int:
+    weight = node.truncated(what, progress.inexact, name)
+    if weight.ndim == 1 and weight.size % neurons == 0:
+        weight = weight.reshape(neurons, -1)
+    if weight.ndim != 2 or len(weight) != neurons:
+        raise node.fail(f"{what} has shape {weight.shape}, expected ({neurons}, inputs)")
+    return weight
+
+
+def _as_loaded(
+    node: _Node, name: str, weight: Int, recurrent: Int | None, progress: _Progress
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32] | None]:
+    """Dense weights as Lava applies them; what changes goes to ``inexact``."""
+    try:
+        effective = loader_weights(weight, recurrent)
+    except OverflowError:
+        raise node.unsupported("all weights are zero, the NetX loader fails on it") from None
+    for what, stored, loaded in zip(("weight", "weight_rec"), (weight, recurrent), effective, strict=True):
+        if stored is None or loaded is None:
+            continue
+        changed = stored != loaded
+        if not changed.any():
+            continue
+        i, j = (int(index) for index in np.argwhere(changed)[0])
+        if (loaded != np.rint(loaded)).any():
+            raise node.unsupported(
+                f"the loader turns {what}[{i}, {j}] from {stored[i, j]} into {loaded[i, j]:g}, which no integers "
+                f"express; weights pass unchanged with {SAFE_WEIGHTS}"
+            )
+        progress.inexact.append(
+            f"{name}: the NetX loader changes {int(changed.sum())} of {stored.size} values of {what}, "
+            f"such as {stored[i, j]} to {int(loaded[i, j])}"
+        )
+    first, second = effective
+    return first.astype(np.int32), None if second is None else second.astype(np.int32)
+
+
+def _read_conv(node: _Node, progress: _Progress, kind: str, note: Mapping[str, Any]) -> None:
+    name = note["name"]
+    if progress.shape is None or len(progress.shape) != 3 or progress.flatten:
+        raise node.fail("a convolution needs an input of shape (C, H, W) before it")
+    shape = node.shape()
+    weight = node.truncated("weight", progress.inexact, name)
+    if weight.ndim == 5 and weight.shape[4] == 1:
+        weight = weight[..., 0]
+    if weight.ndim != 4:
+        raise node.fail(f"weight has shape {weight.shape}, expected 4 dimensions")
+    pairs = {what: _pair(node, what) for what in ("stride", "padding", "dilation")}
+    groups = node.integers("groups")
+    if groups.shape != ():
+        raise node.fail(f"groups has shape {groups.shape}, expected one number")
+    geometry = {"kernel size": weight.shape[2:], **pairs, "groups": (int(groups),)}
+    for what, values in geometry.items():
+        if max(values) > INT8_MAX:
+            raise node.unsupported(f"{what} is {max(values)}; Lava holds it in eight bits, at most {INT8_MAX}")
+    if "delay" in node:
+        progress.inexact.append(f"{name}: the NetX loader ignores the delays of convolutions")
+    used = int(groups)
+    wanted = note.get("groups", used)
+    if wanted != used:
+        narrow = _unmerged_groups(weight, used, wanted) if isinstance(wanted, int) and wanted > used > 0 else None
+        if narrow is None:
+            raise node.fail(f"weights of {used} groups are not those of {wanted} groups, as the metadata say")
+        weight, used = narrow, wanted
+    bias = _read_bias(node, name, shape, note, progress)
+    neuron = _read_neuron(node, name, shape, bias, progress)
+    layer = Conv(name, progress.shape, weight.astype(np.int32), neuron, groups=used, **pairs)
+    if layer.shape != shape:
+        raise node.fail(f"shape is {shape}, but its input and kernel give {layer.shape}")
+    progress.layers.append(layer)
+
+
+def _pair(node: _Node, what: str) -> tuple[int, int]:
+    values = node.integers(what)
+    if values.shape not in ((), (1,), (2,)):
+        raise node.fail(f"{what} has shape {values.shape}, expected one or two values")
+    return int(values.flat[0]), int(values.flat[-1])
+
+
+def _read_bias(node: _Node, name: str, shape: Shape, note: Mapping[str, Any], progress: _Progress) -> Int:
+    if "bias" not in node:
+        return np.zeros((), np.int64)
+    bias = node.truncated("bias", progress.inexact, name)
+    if len(shape) == 3 and bias.shape == shape[::-1]:
+        bias = _transposed(bias)
+    elif bias.shape not in (shape[:1], ()) or (bias.ndim == 0 and len(shape) == 3):
+        expected = f"{shape[:1]} or {shape[::-1]}" if len(shape) == 3 else str(shape)
+        raise node.fail(f"bias has shape {bias.shape}, expected {expected}")
+    if note.get("one_bias"):
+        if bias.min() != bias.max():
+            raise node.fail("bias differs between neurons, the metadata say that it is one")
+        bias = bias.flatten()[0]
+    return bias
+
+
+def _read_neuron(node: _Node, name: str, shape: Shape, bias: Int, progress: _Progress) -> Neuron:
+    if "neuron" not in node:
+        if len(shape) == 3:
+            raise node.fail("neuron is missing")
+        # the loader's default: an integrator that cannot fire and adds its bias to v once, not at each step
+        return Neuron.of(name, limits.LAVA_THRESHOLD_MAX, 0, limits.DECAY_UNITY, bias)
+    neuron = node.child("neuron")
+    kind = neuron.text("type")
+    if kind.startswith(("SDNN", "RF")):
+        raise neuron.unsupported(f"type {kind!r} cannot be read yet, only CUBA and LOIHI")
+    if kind not in ("CUBA", "LOIHI"):
+        raise neuron.fail(f"type {kind!r} is unknown, expected CUBA or LOIHI")
+    if "messageBits" in neuron:
+        raise neuron.unsupported("messageBits is not readable by the NetX loader")
+    for what, usual in (("refDelay", 1), ("gradedSpike", 0), ("wgtExp", 0)):
+        if what in neuron and neuron.one(what) != usual:
+            progress.inexact.append(f"{name}: the NetX loader ignores {what} {neuron.one(what)}")
+    current_decay = _parameter(neuron, "iDecay", shape)
+    if neuron.group["iDecay"].dtype.kind in "ub" and (current_decay == 0).any():
+        raise neuron.unsupported(
+            "iDecay is 0 in an unsigned dataset; the loader subtracts 1 and wraps, store it signed"
+        )
+    return Neuron.of(
+        name, _parameter(neuron, "vThMant", shape), current_decay, _parameter(neuron, "vDecay", shape), bias
+    )
+
+
+def _parameter(node: _Node, what: str, shape: Shape) -> Int:
+    array = node.integers(what)
+    if array.shape in ((), shape[::-1]):
+        return _transposed(array)
+    if array.shape == (1,):
+        return array.reshape(())
+    if len(shape) == 3 and array.shape == shape[:1]:
+        return np.broadcast_to(array[:, None, None], shape)  # Lava broadcasts along the last axis of W, H, C
+    raise node.fail(f"{what} has shape {array.shape}, expected () or {shape[::-1]}")
+
+
+_READERS: dict[str, Callable[[_Node, _Progress, str, Mapping[str, Any]], None]] = {
+    "input": _read_input,
+    "flatten": _read_flatten,
+    "dense": _read_dense,
+    "dense_rec": _read_dense,
+    "conv": _read_conv,
+}

@@ -1,0 +1,276 @@
+"""Runs one network in Lava: ``python lava_worker.py job.json``, started by :mod:`snn2chip.simulators.lava`.
+
+Needs numpy, h5py, lava-nc and lava-dl and nothing of snn2chip, so that any interpreter that has Lava can run it. It
+runs as a copy in an empty folder: Lava looks for process models in every Python file beside the one that defines a
+process, and executes them.
+
+The job (all paths absolute)::
+
+    net, messages     NetX file; int32 [steps, *input_shape], order C, H, W
+    first, steps      which messages to present
+    total             Lava steps to run: until the last layer has seen the last message
+    flatten           the first layer takes messages flattened
+    input_neurons     the first layer is driven directly
+    message_bits, reset_interval, reset_offset     as the NetX loader takes them
+    layers[]          spikes, u, v: files to write or null, int [.., *shape] in the order C, H, W
+                      first: their index of the first step;  arrival: Lava step of that
+                      isolate: clear recurrent input before each window
+    folder            of all jobs of this call; removed where the caller is gone
+    segments, result  written here: names of shared memory, one a line; {"seconds": run call alone}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+import types
+from pathlib import Path
+from typing import Any
+
+NOT_IMPORTABLE, CHILD_DIED = 42, 70
+
+if "." in __name__:
+    raise ImportError(f"{__name__} is a script: importing it would replace torch")
+
+
+class _Absent(types.ModuleType):
+    """Stands for a module that NetX imports for resonate-and-fire parameters and for type hints only."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return object
+
+
+for _name in ("torch", "lava.lib.dl.slayer", "lava.lib.dl.slayer.neuron", "lava.lib.dl.slayer.neuron.rf"):
+    # Saves seconds and gigabytes, and torch, once started, hangs in the processes that Lava forks.
+    sys.modules.setdefault(_name, _Absent(_name))
+
+try:
+    import numpy as np
+    from lava.lib.dl.netx.hdf5 import Network
+    from lava.magma.core.decorator import implements, requires
+    from lava.magma.core.model.py.model import PyLoihiProcessModel
+    from lava.magma.core.model.py.ports import PyInPort, PyOutPort, PyRefPort
+    from lava.magma.core.model.py.type import LavaPyType
+    from lava.magma.core.process.ports.ports import InPort, OutPort, RefPort
+    from lava.magma.core.process.process import AbstractProcess
+    from lava.magma.core.resources import CPU
+    from lava.magma.core.run_conditions import RunSteps
+    from lava.magma.core.run_configs import Loihi2SimCfg
+    from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+    from lava.magma.runtime import runtime
+    from lava.magma.runtime.message_infrastructure import multiprocessing as infrastructure
+    from lava.proc.io.reset import Reset
+except ImportError as error:
+    sys.stderr.write(f"{type(error).__name__}: {error}\n")
+    sys.exit(NOT_IMPORTABLE)
+
+
+class Source(AbstractProcess):  # type: ignore[misc]  # Lava has no type information
+    """Sends one message frame per step, silence after the last."""
+
+    def __init__(self, shape: tuple[int, ...], **parameters: Any) -> None:
+        super().__init__(shape=shape, **parameters)
+        self.s_out = OutPort(shape=shape)
+
+
+@implements(proc=Source, protocol=LoihiProtocol)
+@requires(CPU)
+class PySourceModel(PyLoihiProcessModel):  # type: ignore[misc]
+    """Reads frames from a memory-mapped file."""
+
+    s_out: Any = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+
+    def run_spk(self) -> None:
+        """Step t, counted from 1, sends frame t - 1."""
+        parameters, index = self.proc_params, self.time_step - 1
+        if index == 0:
+            self.frames = np.load(parameters["messages"], mmap_mode="r")
+        if index < parameters["steps"]:
+            frame = self.frames[parameters["first"] + index]
+            self.s_out.send(frame.reshape(-1) if parameters["flatten"] else frame.T)
+        else:
+            self.s_out.send(np.zeros(self.s_out._shape, np.int32))
+
+
+class Recorder(AbstractProcess):  # type: ignore[misc]
+    """Takes the spikes of one layer."""
+
+    def __init__(self, shape: tuple[int, ...], **parameters: Any) -> None:
+        super().__init__(shape=shape, **parameters)
+        self.s_in = InPort(shape=shape)
+
+
+class StateRecorder(AbstractProcess):  # type: ignore[misc]
+    """Takes the spikes, u and v of one layer."""
+
+    def __init__(self, shape: tuple[int, ...], **parameters: Any) -> None:
+        super().__init__(shape=shape, **parameters)
+        self.s_in = InPort(shape=shape)
+        self.u_in = RefPort(shape=shape)
+        self.v_in = RefPort(shape=shape)
+
+
+class AbstractPyRecorderModel(PyLoihiProcessModel):  # type: ignore[misc]
+    """Writes into memory-mapped files, one frame a step."""
+
+    def write(self, what: str, frame: Any) -> None:
+        """Store ``frame`` unless it is from before the first step or after the last."""
+        parameters = self.proc_params
+        index = self.time_step - parameters["arrival"]
+        if 0 <= index < parameters["steps"]:
+            if index == 0:
+                setattr(self, f"file_{what}", np.load(parameters[what], mmap_mode="r+"))
+            getattr(self, f"file_{what}")[parameters["first"] + index] = frame.T
+
+    def run_spk(self) -> None:
+        """Take the spikes of this step."""
+        self.write("spikes", self.s_in.recv())
+
+
+@implements(proc=Recorder, protocol=LoihiProtocol)
+@requires(CPU)
+class PyRecorderModel(AbstractPyRecorderModel):
+    """Spikes alone."""
+
+    s_in: Any = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+
+
+@implements(proc=StateRecorder, protocol=LoihiProtocol)
+@requires(CPU)
+class PyStateRecorderModel(AbstractPyRecorderModel):
+    """States are read after the step, as Lava's own monitors do."""
+
+    s_in: Any = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    u_in: Any = LavaPyType(PyRefPort.VEC_DENSE, np.int32)
+    v_in: Any = LavaPyType(PyRefPort.VEC_DENSE, np.int32)
+
+    def post_guard(self) -> bool:
+        """Whether there is something to read."""
+        index = self.time_step - self.proc_params["arrival"]
+        return bool(0 <= index < self.proc_params["steps"])
+
+    def run_post_mgmt(self) -> None:
+        """Take u and v of this step."""
+        self.write("u", self.u_in.read())
+        self.write("v", self.v_in.read())
+
+
+def build(job: dict[str, Any]) -> tuple[Any, list[Any]]:
+    """The network with its source and recorders; the latter two must be kept alive."""
+    net = Network(
+        net_config=job["net"],
+        input_message_bits=job["message_bits"],
+        reset_interval=job["reset_interval"],
+        reset_offset=job["reset_offset"],
+    )
+    port = net.in_layer.neuron.a_in if job["input_neurons"] else net.inp
+    source = Source(port.shape, **{key: job[key] for key in ("messages", "first", "steps", "flatten")})
+    source.s_out.connect(port)
+    around = [source]
+    for layer, wanted in zip(net.layers, job["layers"], strict=True):
+        keys = {key: wanted[key] for key in ("spikes", "u", "v", "first", "arrival")}
+        kind = Recorder if wanted["u"] is None else StateRecorder
+        recorder = kind(layer.neuron.s_out.shape, steps=job["steps"], **keys)
+        layer.neuron.s_out.connect(recorder.s_in)
+        if wanted["u"] is not None:
+            recorder.u_in.connect_var(layer.neuron.u)
+            recorder.v_in.connect_var(layer.neuron.v)
+        around.append(recorder)
+        if wanted["isolate"]:
+            # Spikes of the step before a window wait in the recurrent synapse; u and v are reset by the neuron.
+            clear = Reset(interval=job["reset_interval"], offset=wanted["arrival"] - 2)  # after step arrival - 1
+            clear.connect_var(layer.synapse_rec.a_buff)
+            around.append(clear)
+    return net, around
+
+
+def report_exceptions() -> None:
+    """Let Lava's processes print their exceptions, which Lava itself passes on at a level that nobody sees."""
+    run = runtime.target_fn
+
+    def loud(*args: Any, **kwargs: Any) -> None:
+        try:
+            run(*args, **kwargs)
+        except Exception:
+            traceback.print_exc()
+            sys.stderr.flush()
+            raise
+
+    runtime.target_fn = loud
+
+
+def report_segments(path: Path) -> None:
+    """Note the name of each segment of shared memory: a killed process leaves them behind."""
+    manager = infrastructure.SharedMemoryManager
+    create = manager.create_shared_memory
+
+    def noted(self: Any, size: int) -> Any:
+        segment = create(self, size)
+        with path.open("a") as file:
+            file.write(f"{segment.name}\n")
+        return segment
+
+    manager.create_shared_memory = noted
+
+
+def watch_children(actors: list[Any], finished: threading.Event) -> None:
+    """End this process when one of Lava's processes ends too early: Lava would wait for it for ever."""
+    pids = [actor.pid for actor in actors]
+    while not finished.wait(0.2):
+        for pid in pids:
+            try:
+                status = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                continue  # Lava has waited for it
+            if status is not None and not finished.is_set():
+                time.sleep(0.3)  # for what it has to say
+                signalled = status.si_code in (os.CLD_KILLED, os.CLD_DUMPED)
+                how = f"signal {status.si_status}" if signalled else f"status {status.si_status}"
+                sys.stderr.write(f"\nChildProcessError: a process of Lava ended early with {how}\n")
+                sys.stderr.flush()
+                os._exit(CHILD_DIED)
+
+
+def watch_parent(folder: Path, segments: Path) -> None:
+    """Standard input ends when the process that started this one is gone: leave nothing behind."""
+    while os.read(0, 1):
+        pass
+    for name in segments.read_text().split() if segments.exists() else []:
+        Path("/dev/shm", name).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.killpg(0, signal.SIGKILL)
+
+
+def main(path: Path) -> None:
+    """Run the job; its result file appears when all steps are done."""
+    job = json.loads(path.read_text())
+    segments, result = Path(job["segments"]), Path(job["result"])
+    report_exceptions()
+    report_segments(segments)
+    net, _around = build(job)
+    net.create_runtime(run_cfg=Loihi2SimCfg(select_tag="fixed_pt"))
+    finished = threading.Event()
+    threading.Thread(target=watch_parent, args=(Path(job["folder"]), segments), daemon=True).start()
+    actors = net.runtime._messaging_infrastructure.actors
+    threading.Thread(target=watch_children, args=(actors, finished), daemon=True).start()
+    began = time.perf_counter()
+    net.run(condition=RunSteps(num_steps=job["total"]))
+    seconds = time.perf_counter() - began
+    finished.set()
+    result.with_suffix(".part").write_text(json.dumps({"seconds": seconds}))
+    result.with_suffix(".part").replace(result)
+    # Not net.stop(): it takes up to seconds and can hang. The files are complete; the parent ends the process group.
+    while True:
+        signal.pause()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,28 @@
+"""Comparison of two simulators' traces with ``==``, naming the first difference."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from snn2chip.traces import Traces
+
+
+def assert_same_traces(found: Traces, expected: Traces) -> None:
+    """Fail unless spikes, u, v, counts and operations are equal, of the same types, for the same layers."""
+    for what in ("spikes", "u", "v"):
+        ours, theirs = getattr(found, what), getattr(expected, what)
+        assert ours.keys() == theirs.keys(), f"{what} of layers {sorted(ours)}, expected {sorted(theirs)}"
+        for layer, array in ours.items():
+            other = theirs[layer]
+            assert array.shape == other.shape, f"{layer}: {what} has shape {array.shape}, expected {other.shape}"
+            assert array.dtype == other.dtype, f"{layer}: {what} has type {array.dtype}, expected {other.dtype}"
+            differs = np.argwhere(array != other)
+            if len(differs):
+                # The earliest step says more about the cause than the first sample.
+                place = min(map(tuple, differs.tolist()), key=lambda index: (index[1], index[0], index[2:]))
+                raise AssertionError(
+                    f"{layer}: {what} differs in {len(differs)} of {array.size} places, first at sample {place[0]}, "
+                    f"step {place[1]}, neuron {place[2:]}: found {array[place]}, expected {other[place]}"
+                )
+    assert found.spike_counts == expected.spike_counts
+    assert found.synaptic_operations == expected.synaptic_operations

@@ -1,0 +1,145 @@
+"""What the event simulator does beyond the law: blocks, threads, narrow sums, memory."""
+
+from __future__ import annotations
+
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pytest
+from compare import assert_same_traces
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from strategies import chip_nets, messages_for
+
+from snn2chip.chip import ChipNet, Conv, Dense, Encoding, InputNeurons, IntArray, Layer, Neuron
+from snn2chip.errors import InputError, UsageError
+from snn2chip.simulators import event, reference
+from snn2chip.traces import MODES, Mode, Record
+
+
+def integers(rng: np.random.Generator, *shape: int) -> IntArray:
+    return rng.integers(-20, 20, shape, np.int32)
+
+
+def small_net(recurrent: bool = True, steps: int = 3, window: int = 4) -> ChipNet:
+    rng = np.random.default_rng(1)
+    cell = Neuron.of("n", 40, 1000, 100, 3)
+    conv = Conv("conv", (2, 6, 5), integers(rng, 4, 1, 3, 2), cell, (2, 1), (1, 0), groups=2)
+    inputs = int(np.prod(conv.shape))
+    own = integers(rng, 9, 9) if recurrent else None
+    dense = Dense("dense", conv.shape, integers(rng, 9, inputs), cell, own)
+    return ChipNet((2, 6, 5), (conv, dense), time_steps=steps, window=window)
+
+
+def assert_equal_arrays(found: tuple[Any, ...], expected: tuple[Any, ...]) -> None:
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def spikes_for(net: ChipNet, samples: int, density: float = 0.3) -> Any:
+    shape = (samples, net.time_steps, *net.input_shape)
+    return (np.random.default_rng(2).random(shape) < density).astype(np.int32)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_blocks_and_threads_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, mode: Mode, threads: int, recurrent: bool
+) -> None:
+    net = small_net(recurrent)
+    messages, record = spikes_for(net, 37), Record.everything(net)
+    expected = reference.run(net, messages, mode, record)
+    for block_bytes in (1, 700, 1 << 20):
+        monkeypatch.setattr(event, "_BLOCK_BYTES", block_bytes)
+        assert_same_traces(event.run(net, messages, mode, record, threads=threads), expected)
+
+
+@settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data(), st.integers(-4, 3), st.integers(0, 4))
+def test_one_layer_equals_reference(data: st.DataObject, start: int, reset_every: int) -> None:
+    net = data.draw(chip_nets(max_layers=1))
+    messages, layer = data.draw(messages_for(net)), net.layers[0]
+    expected = reference.run_layer(layer, messages.astype(np.int64), start, reset_every)
+    found = event.run_layer(layer, messages, start, reset_every)
+    assert [array.dtype for array in found] == [np.uint8, np.int32, np.int32]
+    assert_equal_arrays(found, expected)
+    spikes, u, v = event.run_layer(layer, messages, start, reset_every, states=False)
+    np.testing.assert_array_equal(spikes, expected[0])
+    assert u.shape == v.shape == (len(messages), 0, *layer.shape)
+
+
+@pytest.mark.parametrize("weight", [-256, -128, 127, 255])
+@pytest.mark.parametrize("density", [0.0, 0.1, 0.49, 0.51, 0.9, 1.0])
+def test_sums_of_many_spikes_do_not_overflow(weight: int, density: float) -> None:
+    # 16 bits hold 127 rows of magnitude 256; half of the inputs may spike before absent ones are counted instead.
+    rng = np.random.default_rng(3)
+    messages = (rng.random((2, 3, 3000)) < density).astype(np.int64)
+    own = np.full((400, 400), weight)  # all of a recurrent layer may spike
+    layer = Dense("a", (3000,), np.full((400, 3000), weight), Neuron.of("a", 0, bias=4095), own)
+    assert_equal_arrays(event.run_layer(layer, messages), reference.run_layer(layer, messages))
+    conv = Conv("a", (300, 2, 5), np.full((2, 300, 2, 3), weight), Neuron.of("a", 0), padding=(1, 0))
+    images = messages.reshape(2, 3, 300, 2, 5)
+    assert_equal_arrays(event.run_layer(conv, images), reference.run_layer(conv, images))
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int16, np.int32, np.int64])
+def test_messages_of_any_integer_type_contiguous_or_not(dtype: Any) -> None:
+    net = small_net()
+    messages = spikes_for(net, 5)
+    expected = reference.run(net, messages)
+    given_ = np.asfortranarray(messages.astype(dtype))
+    given_.flags.writeable = False
+    assert_same_traces(event.run(net, given_), expected)
+    assert_same_traces(event.run(net, np.repeat(messages, 2, axis=0)[::2]), expected)
+
+
+def test_messages_other_than_0_and_1_are_values_whatever_the_encoding() -> None:
+    net = small_net()
+    messages = spikes_for(net, 4) * np.array([1, -3, 2], np.int32).reshape(1, 3, 1, 1, 1)
+    assert_same_traces(event.run(net, messages), reference.run(net, messages))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_samples(mode: Mode) -> None:
+    net = small_net()
+    out = event.run(net, spikes_for(net, 0), mode, Record.everything(net))
+    assert out.u["dense"].shape == (0, 4, 9)
+    assert out.spike_counts == {"conv": 0, "dense": 0}
+    assert out.synaptic_operations == 0
+
+
+def test_wrong_shapes_and_modes_are_refused() -> None:
+    net = small_net()
+    with pytest.raises(InputError, match="messages: shape"):
+        event.run(net, np.zeros((1, 3, 7), np.int32))
+    with pytest.raises(InputError, match="5 time steps, the window has 4"):
+        event.run(net, np.zeros((1, 5, 2, 6, 5), np.int32))
+    with pytest.raises(UsageError, match="unknown"):
+        event.run(net, spikes_for(net, 1), "sometimes")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_memory_does_not_grow_with_samples_that_are_not_recorded(mode: Mode) -> None:
+    cell = Neuron.of("n", 300)
+    first = Conv("first", (1, 28, 28), np.full((16, 1, 5, 5), 9), cell, (2, 2))
+    second: Layer = Dense("second", first.shape, np.full((10, 2304), 1), cell)
+    net = ChipNet((1, 28, 28), (first, second), Encoding("hold", 1.0, 0, 255), time_steps=1, window=4)
+    messages = np.ones((2000, 1, 1, 28, 28), np.int32)
+    event.run(net, messages[:1], mode)
+    tracemalloc.start()
+    try:
+        event.run(net, messages, mode, threads=2)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    everything = 2000 * 4 * 2304
+    assert peak < everything / 2
+
+
+def test_seconds_leave_compiling_out() -> None:
+    net = ChipNet((3,), (InputNeurons("in", (3,), Neuron.of("in", 1)),), Encoding("graded", 1.0, -9, 9))
+    out = event.run(net, np.ones((1, 1, 3), np.int32))
+    assert 0 < out.seconds < 0.5
+    assert out.overhead_seconds > 0

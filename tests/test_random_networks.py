@@ -1,0 +1,148 @@
+"""Random networks: independent simulators agree in every spike, u and v."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from compare import assert_same_traces
+from hypothesis import HealthCheck, Phase, given, settings
+from strategies import SITUATIONS, chip_nets, messages_for, situations
+
+from snn2chip.chip import ChipNet, Conv, Dense, Encoding, InputNeurons, Neuron
+from snn2chip.simulators import event, reference
+from snn2chip.traces import MODES, Mode, Record
+
+NETWORKS = 600
+LAVA_NETWORKS = 45
+LAVA_MODES: tuple[Mode, ...] = ("isolated", "windowed")
+
+
+def features(net: ChipNet) -> Counter[str]:
+    """What this network is made of."""
+    seen: Counter[str] = Counter([f"{net.encoding.kind} input", f"{len(net.layers)} layers"])
+    seen["window longer than the sample"] = int(net.window > net.time_steps)
+    for layer in net.layers:
+        if isinstance(layer, InputNeurons):
+            seen["input neurons"] += 1
+        elif isinstance(layer, Dense):
+            seen[
+                "dense after convolution" if len(layer.input_shape) == 3 and layer is not net.layers[0] else "dense"
+            ] += 1
+            seen["recurrent"] += layer.recurrent is not None
+        elif isinstance(layer, Conv):
+            seen["convolution"] += 1
+            seen["groups"] += layer.groups > 1
+            seen["asymmetric stride"] += layer.stride[0] != layer.stride[1]
+            seen["asymmetric padding"] += layer.padding[0] != layer.padding[1]
+            seen["asymmetric dilation"] += layer.dilation[0] != layer.dilation[1]
+            seen["dilation that does not divide the stride"] += layer.stride[1] % layer.dilation[1] != 0
+        seen["threshold for each neuron"] += layer.neuron.threshold.ndim > 0
+        seen["decay for each neuron"] += layer.neuron.current_decay.ndim > 0 and layer.neuron.voltage_decay.ndim > 0
+        seen["bias"] += bool(layer.neuron.bias.any())
+    return +seen
+
+
+FEATURES = (
+    *(f"{kind} input" for kind in ("spikes", "graded", "hold")),
+    *(f"{n} layers" for n in (1, 2, 3)),
+    *("window longer than the sample", "input neurons", "dense", "dense after convolution", "recurrent", "convolution"),
+    *("groups", "asymmetric stride", "asymmetric padding", "asymmetric dilation"),
+    *("dilation that does not divide the stride", "threshold for each neuron", "decay for each neuron", "bias"),
+)
+
+
+def test_event_equals_reference_in_all_modes_and_every_situation_occurs() -> None:
+    population: Counter[str] = Counter()
+    networks = 0
+
+    @settings(max_examples=NETWORKS, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.data())
+    def compare(data: st.DataObject) -> None:
+        nonlocal networks
+        net = data.draw(chip_nets())
+        messages = data.draw(messages_for(net))
+        record = Record.everything(net)
+        for mode in MODES:
+            assert_same_traces(event.run(net, messages, mode, record), reference.run(net, messages, mode, record))
+            population.update(dict.fromkeys(situations(net, messages, mode), 1))
+        population.update(dict.fromkeys(features(net), 1))
+        networks += 1
+
+    compare()
+    assert networks >= 300
+    # Each in several networks, or the comparison above says nothing about it.
+    assert {name: population[name] for name in (*SITUATIONS, *FEATURES) if population[name] < 5} == {}
+
+
+@pytest.mark.lava
+def test_lava_equals_reference() -> None:
+    pytest.importorskip("lava.magma", reason="Lava is not installed")
+    lava = pytest.importorskip("snn2chip.simulators.lava")
+
+    population: Counter[str] = Counter()
+
+    # A run takes seconds, so a failure is reported as it is drawn, not shrunk.
+    @settings(
+        max_examples=LAVA_NETWORKS,
+        derandomize=True,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.data(), st.sampled_from(LAVA_MODES))
+    def compare(data: st.DataObject, mode: Mode) -> None:
+        net = data.draw(chip_nets(netx_safe=True, max_steps=4))
+        messages = data.draw(messages_for(net, max_samples=2))
+        record = Record.everything(net)
+        assert_same_traces(lava.run(net, messages, mode, record), reference.run(net, messages, mode, record))
+        population.update([mode, "networks", *features(net), *situations(net, messages, mode)])
+
+    compare()
+    assert population["networks"] >= 40
+    common = ("dense", "convolution", "recurrent", "input neurons", "bias", *FEATURES[:3], *LAVA_MODES)
+    assert [name for name in common if not population[name]] == []
+
+
+def _far_apart() -> dict[str, tuple[ChipNet, list[list[list[int]]], Mode]]:
+    """Networks small enough for Lava in which implementations part: situation, network, messages, mode."""
+    holds = Neuron.of("a", 131071, 0, 0)
+    leaks = Neuron.of("a", 1, 4096, 1000)
+    loop = Dense("a", (2,), np.array([[2, -1], [1, 2]]), leaks, np.array([[1, -1], [2, 1]]))
+    return {
+        "u passes 2^31": (
+            ChipNet(
+                (1,),
+                (Dense("a", (1,), np.array([[255]]), holds),),
+                Encoding("graded", 1.0, -65535, 65535),
+                time_steps=6,
+            ),
+            [[[65535]] * 6, [[-65535]] * 6],
+            "isolated",
+        ),
+        "u stays at 2^23": (
+            ChipNet(
+                (1,), (Dense("a", (1,), np.array([[64]]), holds),), Encoding("graded", 1.0, -2048, 2048), time_steps=3
+            ),
+            [[[2048], [0], [1]], [[-2048], [0], [-1]]],
+            "isolated",
+        ),
+        "spikes cross a window": (
+            ChipNet((2,), (loop,), time_steps=3),
+            [[[0, 0], [1, 0], [1, 1]], [[0, 0]] * 3, [[1, 1]] * 3],
+            "windowed",
+        ),
+    }
+
+
+@pytest.mark.lava
+@pytest.mark.parametrize("situation", _far_apart())
+def test_lava_equals_reference_where_implementations_part(situation: str) -> None:
+    pytest.importorskip("lava.magma", reason="Lava is not installed")
+    lava = pytest.importorskip("snn2chip.simulators.lava")
+    net, values, mode = _far_apart()[situation]
+    messages, record = np.array(values, np.int32), Record.everything(net)
+    assert situations(net, messages, mode)[situation]
+    assert_same_traces(lava.run(net, messages, mode, record), reference.run(net, messages, mode, record))
