@@ -366,8 +366,8 @@ def test_refused_before_anything_starts(folder: Path) -> None:
     net = recurrent_net(2, 2)
     with pytest.raises(UsageError, match="jobs: 2 in mode 'windowed'"):
         lava.run(net, spikes(net), "windowed", jobs=2)
-    with pytest.raises(UsageError, match="jobs: 0"):
-        lava.run(net, spikes(net), jobs=0)
+    with pytest.raises(UsageError, match="jobs: -1"):
+        lava.run(net, spikes(net), jobs=-1)
     with pytest.raises(UsageError, match="mode: 'wild' is unknown"):
         lava.run(net, spikes(net), "wild")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="messages: shape"):
