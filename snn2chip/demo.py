@@ -15,6 +15,7 @@ from torch import nn
 
 from snn2chip.compiler import compile_model
 from snn2chip.errors import CheckFailed
+from snn2chip.files import write_npz
 from snn2chip.formats import export, read
 from snn2chip.ladder import Rung, ladder
 from snn2chip.model_file import save
@@ -131,7 +132,7 @@ def run(
     files = {"model": folder / "model.pt", "net": folder / "model.net", "data": folder / "test.npz"}
     stage("saving and compiling")
     save(network, files["model"], calibration=(x[:256], y[:256]))
-    np.savez_compressed(files["data"], x=test_x, y=test_y)
+    write_npz(files["data"], {"x": test_x, "y": test_y}, force=True)
     compiled = compile_model(files["model"])
     export(compiled.net, files["net"], force=True)
     net = read(files["net"])

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from snn2chip.errors import EnvironmentFailure, UsageError
 
@@ -39,7 +44,24 @@ def whole_file(path: str | os.PathLike[str], force: bool = False) -> Iterator[Pa
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(target)
+    except EnvironmentFailure as error:  # of a writer inside, which knows the temporary name alone
+        raise EnvironmentFailure(str(error).replace(str(temporary), str(target))) from error
     except OSError as error:
         raise EnvironmentFailure(f"{target}: cannot be written ({error.strerror or error})") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: str | os.PathLike[str], data: bytes | memoryview, force: bool = False) -> None:
+    """Write ``data`` to ``path``, whole or not at all; errors as in :func:`whole_file`."""
+    with whole_file(path, force) as temporary, temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, npt.NDArray[Any]], force: bool = False) -> None:
+    """Write arrays as a compressed ``.npz``, whole or not at all; errors as in :func:`whole_file`."""
+    buffer = io.BytesIO()  # the zip writer complains once more when its file fails
+    np.savez_compressed(buffer, **arrays)
+    write_whole(path, buffer.getbuffer(), force)

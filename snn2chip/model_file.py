@@ -8,6 +8,7 @@ then the fields of that node of :mod:`snn2chip.graph`; arrays are tensors, float
 from __future__ import annotations
 
 import copy
+import io
 import math
 import os
 import pickle
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 
 from snn2chip import graph as graphs
 from snn2chip.errors import CheckFailed, InputError, UsageError
-from snn2chip.files import whole_file
+from snn2chip.files import write_whole
 from snn2chip.frontends import capture
 from snn2chip.graph import Graph, Node, execute
 
@@ -150,8 +151,9 @@ def save(
         "nodes": nodes,
         "calibration": calibrated,
     }
-    with whole_file(path, force) as temporary:
-        torch.save(content, temporary)
+    buffer = io.BytesIO()  # torch reports a full disk in many ways, a plain write in one
+    torch.save(content, buffer)
+    write_whole(path, buffer.getbuffer(), force)
 
 
 def load(path: str | os.PathLike[str], trust_pickle: bool = False) -> Model | nn.Module:

@@ -28,10 +28,14 @@ class Proof:
     note: str = ""
 
 
-def prove(net: ChipNet, x: npt.NDArray[Any]) -> Proof:
-    """Compare the event simulator with Lava, or with the reference where Lava is not installed."""
+def prove(net: ChipNet, x: npt.NDArray[Any], timeout: float = 600.0) -> Proof:
+    """Compare the event simulator with Lava, or with the reference where Lava is not installed.
+
+    Raises:
+        LavaError: Lava failed, or took longer than ``timeout`` seconds.
+    """
     try:
-        return Proof(verify(net, x, against="lava"), "lava", "event")
+        return Proof(verify(net, x, against="lava", timeout=timeout), "lava", "event")
     except LavaMissing as error:
         return Proof(
             verify(net, x, against="reference"),

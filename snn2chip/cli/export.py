@@ -12,7 +12,7 @@ from snn2chip.cli.app import common, print_json
 from snn2chip.compiler import compile_model
 from snn2chip.data import load_npz
 from snn2chip.errors import CheckFailed
-from snn2chip.files import check_absent
+from snn2chip.files import check_absent, whole_file
 from snn2chip.formats import export, read
 from snn2chip.ladder import ladder
 from snn2chip.prove import prove
@@ -45,6 +45,13 @@ Examples:
 @click.option(
     "--samples", type=click.IntRange(1), default=16, show_default=True, help="Calibration samples to verify with."
 )
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=600.0,
+    show_default=True,
+    help="Seconds that Lava may take.",
+)
 @click.option("--force", is_flag=True, help="Overwrite the output.")
 @click.option(
     "--trust-pickle", is_flag=True, help="Read a pickled module. It can run any code: only from people you trust."
@@ -61,6 +68,7 @@ def command(
     skip: tuple[str, ...],
     verify: bool,
     samples: int,
+    timeout: float,
     force: bool,
     trust_pickle: bool,
     as_json: bool,
@@ -90,20 +98,15 @@ def command(
     with output.working("Measuring the ladder", as_json):
         rungs = ladder(compiled.model.graph, net, x[:256], None if y is None else y[:256])
     proof = None
-    candidate = target.with_name(f".{target.name}.unproven")
-    try:
+    with whole_file(target, force) as candidate:
         export(net, candidate, force=True)
         if verify:
             with output.working("Verifying in Lava", as_json):
-                proof = prove(read(candidate), x[:samples])
+                proof = prove(read(candidate), x[:samples], timeout)
             if not proof.result.equal:
                 raise CheckFailed(
                     f"{target}: not written, {proof.backend} differs from {proof.against}: {proof.result.first}"
                 )
-        check_absent(target, force)
-        candidate.replace(target)
-    finally:
-        candidate.unlink(missing_ok=True)
     if as_json:
         print_json(
             {
