@@ -33,7 +33,7 @@ from snn2chip import limits
 from snn2chip.chip import ChipNet, Conv, Dense, Encoding, InputNeurons, Layer, Neuron, Readout, Shape
 from snn2chip.errors import DoesNotFitError, InputError, LimitError, Snn2chipError, UnsupportedError
 from snn2chip.exporters.netx_loader import SAFE_WEIGHTS, loader_weights
-from snn2chip.files import whole_file
+from snn2chip.files import write_whole
 
 Int = npt.NDArray[np.int64]
 Tree = Mapping[str, Any]  # dataset or group by name
@@ -80,8 +80,12 @@ def write(net: ChipNet, path: str | os.PathLike[str], force: bool = False) -> No
         "layer": {str(i): layer for i, layer in enumerate(layers)},
         "snn2chip": {"format": np.int32(FORMAT), "metadata": np.bytes_(json.dumps(metadata, sort_keys=True))},
     }
-    with whole_file(path, force) as temporary, h5py.File(temporary, "w") as file:
+    # In memory first: libhdf5 crashes the process when a disk is full.
+    with h5py.File("net", "w", driver="core", backing_store=False) as file:
         _store(file, tree)
+        file.flush()
+        image = file.id.get_file_image()
+    write_whole(path, image, force)
 
 
 def _store(group: h5py.Group, tree: Tree) -> None:
