@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from torch import nn
 
 from snn2chip.chip import ChipNet
@@ -97,8 +96,3 @@ def convert(source: str | os.PathLike[str] | nn.Module | Model, calibration: Any
         UsageError: there are no calibration data.
     """
     return compile_model(source, calibration, **options).net
-
-
-def calibration_accuracy(scores: Any, y: Any) -> float | None:
-    """Share of samples whose highest score is their class; None without classes."""
-    return None if y is None else float((np.asarray(scores).argmax(1) == np.asarray(y)).mean())

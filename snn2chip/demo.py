@@ -36,6 +36,7 @@ class DemoResult:
         lava_accuracy: accuracy of the compared samples; Lava's own where it ran.
         rates: images per second, by backend.
         seconds: training time.
+        test_images: how many the ladder was measured on.
         files: what was written, by kind.
     """
 
@@ -44,6 +45,7 @@ class DemoResult:
     lava_accuracy: float | None
     rates: dict[str, float]
     seconds: float
+    test_images: int
     files: dict[str, str]
 
 
@@ -153,4 +155,5 @@ def run(
         scores = proof.result.expected.predictions(net)
         lava_accuracy = float((scores == test_y[:samples]).mean())
         rates["lava"] = samples / proof.result.expected.seconds
-    return DemoResult(rungs, proof, lava_accuracy, rates, seconds, {kind: str(path) for kind, path in files.items()})
+    written = {kind: str(path) for kind, path in files.items()}
+    return DemoResult(rungs, proof, lava_accuracy, rates, seconds, len(test_x), written)

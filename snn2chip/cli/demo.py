@@ -51,8 +51,8 @@ def command(folder: Path, samples: int, as_json: bool) -> None:
             }
         )
         return
-    output.out().print(f"\ntrained in {result.seconds:.0f} s; on the test images:")
-    output.print_ladder(result.rungs)
+    output.out().print(f"\ntrained in {result.seconds:.0f} s")
+    output.print_ladder(result.rungs, f"on {result.test_images} test images")
     output.table(("simulator", "images/s"), [(name, f"{rate:,.0f}") for name, rate in result.rates.items()])
     if proof.note:
         output.out().print(proof.note, style="yellow", markup=False)

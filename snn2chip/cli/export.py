@@ -125,7 +125,7 @@ def command(
         ("layer", "scale", "weights per unit", "error"),
         [(c.layer, c.method, f"{c.weight_scale:.4g}", f"{c.error:.3%}") for c in compiled.choices],
     )
-    output.print_ladder(rungs)
+    output.print_ladder(rungs, f"on {min(len(x), 256)} calibration samples")
     for line in net.inexact:
         output.out().print(f"inexact: {line}", markup=False)
     if proof is None:

@@ -70,8 +70,8 @@ def print_verification(result: Verification, against: str, backend: str) -> None
         console.print(Text(f"first: {result.first}", style="red"))
 
 
-def print_ladder(rungs: dict[str, Rung]) -> None:
-    """Accuracy and spikes from the trained model to the chip."""
+def print_ladder(rungs: dict[str, Rung], samples: str) -> None:
+    """Accuracy and spikes from the trained model to the chip; ``samples`` says on what."""
     rows = []
     for name, rung in rungs.items():
         differing = "-" if rung.differing_spikes is None else f"{sum(rung.differing_spikes.values()):,}"
@@ -84,7 +84,7 @@ def print_ladder(rungs: dict[str, Rung]) -> None:
                 percent(rung.agreement),
             )
         )
-    table(("", "accuracy", "spikes", "differ from above", "same prediction"), rows)
+    table((samples, "accuracy", "spikes", "differ from above", "same prediction"), rows)
 
 
 _RUNGS = {

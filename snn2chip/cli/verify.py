@@ -71,7 +71,7 @@ def command(
             sys.exit(CheckFailed.exit_code)
         return
     if rungs is not None:
-        output.print_ladder(rungs)
+        output.print_ladder(rungs, f"on {len(x)} samples")
     output.print_verification(result, against, backend)
     if not result.equal:
         sys.exit(CheckFailed.exit_code)
