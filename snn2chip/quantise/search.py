@@ -187,15 +187,16 @@ def _candidate(
     messages: Array,
     trained: GraphTrace,
 ) -> _Candidate:
-    """One layer at one scale, which is halved until no state comes near its limit."""
+    """One layer at one scale, which is lowered until no state comes near its limit."""
     while True:
         layer = build(block, weight_scale, message_scale, bits, round_threshold)
         spikes, u, v = event.run_layer(layer, messages)
         integrates = math.isinf(block.neuron.threshold)
         peak = max(int(np.abs(u).max()), int(np.abs(v).max()) if integrates else 0)
-        if peak < STATE_HEADROOM and layer.largest_sum(encoding.largest) < limits.SUM_LIMIT:
+        largest = layer.largest_sum(encoding.largest)
+        if peak < STATE_HEADROOM and largest < limits.SUM_LIMIT:
             break
-        weight_scale /= 2
+        weight_scale *= 0.98 * min(1.0, STATE_HEADROOM / max(peak, 1), limits.SUM_LIMIT / max(largest, 1))
     if integrates:
         expected = trained.potentials[block.neuron.name]
         found = v / (weight_scale * message_scale * (1 << limits.STATE_SHIFT))
