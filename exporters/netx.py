@@ -5,15 +5,21 @@ Layout, as the loader of lava-dl 0.6.0 reads it::
     /layer/<0..n-1>/type     "input" | "dense" | "dense_rec" | "conv" | "flatten"
                    /shape    (C, H, W) or (N,)
                    /weight   dense (N, M); conv (C_out, C_in / groups, kH, kW)        int16
+                   /weight/real, /weight/imag   dense with complex weights (N, M)     int16
                    /weight_rec   dense_rec (N, N)                                     int16
                    /bias     (N,), (C,) or, per neuron of a convolution, (W, H, C)    int32, absent where zero
+                   /delay    dense (N, M)                                             int32, absent where None
                    /stride, /padding, /dilation   (H, W);  /groups   conv             int32
                    /neuron/type "CUBA", /vThMant, /iDecay, /vDecay                    int32, () or one per neuron
+                               "SDNN", /vThMant                                       int32; of a decoder /sigma_output
+                               "RF_PHASE" or "RF", /vThMant, /sinDecay, /cosDecay     int32, float64
     /snn2chip/format, /metadata    names, encoding, readout, times: JSON that the loader ignores
 
 The loader holds images in the order W, H, C, so that arrays with one entry per neuron are stored transposed. A
 convolution of more than 127 groups is stored with fewer, wider groups whose added weights are zero (Lava holds
-``groups`` in eight bits); the metadata keep the number, and :func:`read` undoes it.
+``groups`` in eight bits); the metadata keep the number, and :func:`read` undoes it. ``sinDecay`` and ``cosDecay`` are
+stored half a unit further from zero than they are meant: the loader turns them into an angle and back, and truncates.
+The loader takes the binary places of graded messages as its argument ``spike_exp``; the metadata keep them.
 """
 
 from __future__ import annotations
@@ -30,9 +36,24 @@ import numpy as np
 import numpy.typing as npt
 
 from snn2chip import limits
-from snn2chip.chip import ChipNet, Conv, Dense, Encoding, InputNeurons, Layer, Neuron, Readout, Shape
-from snn2chip.errors import DoesNotFitError, InputError, LimitError, Snn2chipError, UnsupportedError
-from snn2chip.exporters.netx_loader import SAFE_WEIGHTS, loader_weights
+from snn2chip.chip import (
+    AnyNeuron,
+    ChipNet,
+    Conv,
+    Delta,
+    Dense,
+    Encoding,
+    InputNeurons,
+    Layer,
+    Neuron,
+    Readout,
+    Resonator,
+    Shape,
+    Sigma,
+    SigmaDelta,
+)
+from snn2chip.errors import DoesNotFitError, InputError, LimitError, Snn2chipError, UnsupportedError, UsageError
+from snn2chip.exporters.netx_loader import SAFE_WEIGHTS, loader_rotation, loader_weights
 from snn2chip.files import write_whole
 
 Int = npt.NDArray[np.int64]
@@ -76,6 +97,8 @@ def write(net: ChipNet, path: str | os.PathLike[str], force: bool = False) -> No
         "target": net.target,
         "inexact": list(net.inexact),
     }
+    if net.spike_exp != limits.SPIKE_EXPONENT:
+        metadata["spike_exp"] = net.spike_exp
     tree = {
         "layer": {str(i): layer for i, layer in enumerate(layers)},
         "snn2chip": {"format": np.int32(FORMAT), "metadata": np.bytes_(json.dumps(metadata, sort_keys=True))},
@@ -120,16 +143,16 @@ def _trees(net: ChipNet) -> tuple[list[Tree], list[dict[str, Any]]]:
 
 def _tree(layer: Layer, note: dict[str, Any]) -> Tree:
     tree: dict[str, Any] = {"shape": _ints(layer.shape), "neuron": _neuron_tree(layer.neuron, layer.shape)}
+    bias = layer.neuron.bias if isinstance(layer.neuron, Neuron | SigmaDelta) else np.zeros((), np.int32)
     if isinstance(layer, InputNeurons):
-        if layer.neuron.bias.any():
-            worst = int(layer.neuron.bias.flat[np.abs(layer.neuron.bias).argmax()])
+        if bias.any():
+            worst = int(bias.flat[np.abs(bias).argmax()])
             remedy = "the NetX loader never applies it; add it to the messages"
             raise LimitError(layer.name, "bias of input neurons", worst, 0, remedy)
-        if layer.neuron.bias.ndim:
-            note["zero_bias"] = layer.neuron.bias.ndim  # NetX has no place for it
+        if bias.ndim:
+            note["zero_bias"] = bias.ndim  # NetX has no place for it
         return {"type": np.bytes_("input"), **tree}
-    if layer.neuron.bias.ndim or layer.neuron.bias:
-        bias = layer.neuron.bias
+    if bias.ndim or bias:
         if not bias.ndim:
             note["one_bias"] = True
             bias = np.full(layer.shape[:1], bias)
@@ -137,6 +160,10 @@ def _tree(layer: Layer, note: dict[str, Any]) -> Tree:
     if isinstance(layer, Dense):
         _check_dense(layer)
         tree["weight"] = layer.weight.astype(np.int16)
+        if layer.imaginary is not None:
+            tree["weight"] = {"real": tree["weight"], "imag": layer.imaginary.astype(np.int16)}
+        if layer.delay is not None:
+            tree["delay"] = layer.delay
         if layer.recurrent is None:
             return {"type": np.bytes_("dense"), **tree}
         return {"type": np.bytes_("dense_rec"), **tree, "weight_rec": layer.recurrent.astype(np.int16)}
@@ -162,7 +189,18 @@ def _tree(layer: Layer, note: dict[str, Any]) -> Tree:
     }
 
 
-def _neuron_tree(neuron: Neuron, shape: Shape) -> Tree:
+def _neuron_tree(neuron: AnyNeuron, shape: Shape) -> Tree:
+    if isinstance(neuron, Sigma):
+        return {"type": np.bytes_("SDNN"), "vThMant": np.int32(0), "sigma_output": np.bool_(True)}
+    if isinstance(neuron, Delta | SigmaDelta):
+        return {"type": np.bytes_("SDNN"), "vThMant": neuron.threshold.astype(np.int32)}
+    if isinstance(neuron, Resonator):
+        rotation = {"sinDecay": neuron.sine, "cosDecay": neuron.cosine}
+        return {
+            "type": np.bytes_("RF_PHASE" if neuron.phase else "RF"),
+            "vThMant": neuron.threshold.astype(np.int32),
+            **{name: part + np.where(part < 0, -0.5, 0.5) for name, part in rotation.items()},
+        }
     return {
         "type": np.bytes_("CUBA"),
         "vThMant": _transposed(neuron.threshold.astype(np.int32)),
@@ -185,12 +223,13 @@ def _check_dense(layer: Dense) -> None:
     remedy = "change the scale, or keep one small positive weight"
     try:
         effective = loader_weights(layer.weight, layer.recurrent)
+        imaginary = None if layer.imaginary is None else loader_weights(layer.imaginary)[0]
     except OverflowError:
         what, remedy = "largest |weight|", "the NetX loader fails on it; keep one weight, or remove the layer"
         raise LimitError(layer.name, what, 0, "at least 1", remedy) from None
-    for what, wanted, found in zip(
-        ("weight", "recurrent weight"), (layer.weight, layer.recurrent), effective, strict=True
-    ):
+    matrices = (layer.weight, layer.recurrent, layer.imaginary)
+    names = ("weight", "recurrent weight", "imaginary weight")
+    for what, wanted, found in zip(names, matrices, (*effective, imaginary), strict=True):
         if wanted is not None and found is not None and (wanted != found).any():
             i, j = (int(index) for index in np.argwhere(wanted != found)[0])
             value = f"{wanted[i, j]}, which the NetX loader turns into {found[i, j]:g}"
@@ -236,12 +275,16 @@ def _unmerged_groups(weight: Int, groups: int, wanted: int) -> Int | None:
 # Reading
 
 
-def read(path: str | os.PathLike[str]) -> ChipNet:
+def read(path: str | os.PathLike[str], num_layers: int | None = None) -> ChipNet:
     """The network in a ``.net`` file, as Lava would run it.
 
-    Files of other origin get names such as ``layer 3 (conv)``, spikes as input, one time step, and in ``inexact`` what
-    the loader ignores or changes. The file is not trusted: it is not followed to other files, and what it declares is
-    checked before it is read.
+    Files of other origin get names such as ``layer 3 (conv)``, spikes as input (graded where the first layer is a
+    sigma-delta encoder), one time step, and in ``inexact`` what the loader ignores or changes. The file is not trusted:
+    it is not followed to other files, and what it declares is checked before it is read.
+
+    Args:
+        num_layers: read only so many entries of ``/layer``, as the loader's argument of that name; it lets one leave
+            out a last layer that NetX cannot load.
 
     Raises:
         InputError: the file is missing, malformed, or tries something it must not.
@@ -252,9 +295,11 @@ def read(path: str | os.PathLike[str]) -> ChipNet:
         raise InputError(f"{path}: no such file" if not path.exists() else f"{path}: not a regular file")
     try:
         with h5py.File(path, "r") as file:
-            return _network(_Node(file, str(path), _Budget()))
+            return _network(_Node(file, str(path), _Budget()), num_layers)
     except DoesNotFitError as error:
         raise UnsupportedError(_located(path, error)) from error
+    except UsageError:
+        raise
     except Snn2chipError as error:
         raise InputError(_located(path, error)) from error
     except PermissionError as error:
@@ -392,6 +437,7 @@ class _Progress:
     layers: list[Layer] = field(default_factory=list)
     input_shape: Shape | None = None
     flatten: bool = False
+    spike_exp: int = limits.SPIKE_EXPONENT
     inexact: list[str] = field(default_factory=list)
 
     @property
@@ -399,13 +445,18 @@ class _Progress:
         return self.layers[-1].shape if self.layers else self.input_shape
 
 
-def _network(root: _Node) -> ChipNet:
+def _network(root: _Node, num_layers: int | None) -> ChipNet:
     notes, metadata = _metadata(root) if "snn2chip" in root else ({}, None)
     chain = root.child("layer")
     count = len(chain.group.keys())
     if not 1 <= count <= MAX_LAYERS:
         raise chain.fail(f"{count} layers, expected 1 to {MAX_LAYERS}")
-    progress = _Progress()
+    if num_layers is not None:
+        if num_layers < 1:
+            raise UsageError(f"num_layers is {num_layers}, expected at least 1")
+        count = min(count, num_layers)
+        notes = {i: note for i, note in notes.items() if i < count}
+    progress = _Progress(spike_exp=_spike_exp(root, metadata))
     for i in range(count):
         node = chain.child(str(i), f"layer {i}")
         node = _Node(node.group, f"{root.where}: layer {i}", root.budget)
@@ -422,7 +473,15 @@ def _network(root: _Node) -> ChipNet:
     if len(notes) not in (0, len(progress.layers)):
         raise root.fail("snn2chip: metadata name layers that are not there")
     if metadata is None:
-        return ChipNet(progress.input_shape, tuple(progress.layers), inexact=tuple(progress.inexact))
+        first, last = progress.layers[0].neuron, progress.layers[-1].neuron
+        widest = (1 << (limits.MESSAGE_BITS_MAX - 1)) - 1
+        return ChipNet(
+            progress.input_shape,
+            tuple(progress.layers),
+            Encoding("graded", 1.0, -widest, widest) if isinstance(first, Delta) else Encoding(),
+            Readout("potential" if isinstance(last, Sigma) else "count"),
+            inexact=tuple(progress.inexact),
+        )
     return ChipNet(progress.input_shape, tuple(progress.layers), **_settings(root, metadata, progress.inexact))
 
 
@@ -448,6 +507,13 @@ def _metadata(root: _Node) -> tuple[dict[int, dict[str, Any]], dict[str, Any]]:
 def _typed(value: Any, kind: type) -> Any:
     if type(value) is not kind and not (kind is float and type(value) is int):
         raise TypeError(f"{value!r} is not {kind.__name__}")
+    return value
+
+
+def _spike_exp(root: _Node, metadata: Mapping[str, Any] | None) -> int:
+    value = limits.SPIKE_EXPONENT if metadata is None else metadata.get("spike_exp", limits.SPIKE_EXPONENT)
+    if type(value) is not int:
+        raise root.fail(f"snn2chip: metadata are malformed (spike_exp is {str(value)[:20]!r})")
     return value
 
 
@@ -486,7 +552,7 @@ def _read_input(node: _Node, progress: _Progress, kind: str, note: Mapping[str, 
         )
     axes = note.get("zero_bias", 0)
     bias = np.zeros(progress.input_shape[:axes] if axes in (1, 2, 3) else (), np.int64)
-    neuron = _read_neuron(node, name, progress.input_shape, bias, progress)
+    neuron = _read_neuron(node, name, progress.input_shape, bias, progress, kind)
     progress.layers.append(InputNeurons(name, progress.input_shape, neuron))
 
 
@@ -499,11 +565,21 @@ def _read_flatten(node: _Node, progress: _Progress, kind: str, note: Mapping[str
 def _read_dense(node: _Node, progress: _Progress, kind: str, note: Mapping[str, Any]) -> None:
     name = note["name"]
     neurons = int(np.prod(node.shape()))
-    if "delay" in node:
-        raise node.unsupported("delays cannot be read yet")
+    imaginary: Int | None = None
     if node.is_group("weight"):
-        raise node.unsupported("complex weights cannot be read yet")
-    weight = _matrix(node, "weight", neurons, progress, name)
+        if kind == "dense_rec":
+            raise node.unsupported("complex weights in a recurrent layer; the NetX loader ignores its weight_rec")
+        parts = node.child("weight")
+        if "imag" not in parts:
+            raise parts.fail("imag is missing")
+        weight, imaginary = (_matrix(parts, part, neurons, progress, name) for part in ("real", "imag"))
+        if weight.shape != imaginary.shape:
+            raise parts.fail(f"real has shape {weight.shape}, imag {imaginary.shape}")
+        for ignored in ("bias", "delay"):
+            if ignored in node:
+                progress.inexact.append(f"{name}: the NetX loader ignores the {ignored} of a layer of complex weights")
+    else:
+        weight = _matrix(node, "weight", neurons, progress, name)
     recurrent = _matrix(node, "weight_rec", neurons, progress, name) if kind == "dense_rec" else None
     if progress.shape is not None and len(progress.shape) > 1 and progress.layers and not progress.flatten:
         raise node.fail(f"dense after shape {progress.shape} needs a flatten layer between them")
@@ -516,9 +592,40 @@ def _read_dense(node: _Node, progress: _Progress, kind: str, note: Mapping[str, 
     if recurrent is not None and recurrent.shape != (neurons, neurons):
         raise node.fail(f"weight_rec has shape {recurrent.shape}, expected {(neurons, neurons)}")
     effective, effective_recurrent = _as_loaded(node, name, weight, recurrent, progress)
+    if imaginary is not None:
+        second, _ = _as_loaded(node, name, imaginary, None, progress)
+        resonator = _read_neuron(node, name, (neurons,), np.zeros((), np.int64), progress, "complex")
+        progress.layers.append(Dense(name, input_shape, effective, resonator, imaginary=second))
+        return
+    delay = _read_delay(node, name, weight.shape, kind, progress)
     bias = _read_bias(node, name, (neurons,), note, progress)
-    neuron = _read_neuron(node, name, (neurons,), bias, progress)
-    progress.layers.append(Dense(name, input_shape, effective, neuron, effective_recurrent))
+    neuron = _read_neuron(node, name, (neurons,), bias, progress, kind)
+    progress.layers.append(Dense(name, input_shape, effective, neuron, effective_recurrent, delay))
+
+
+def _read_delay(node: _Node, name: str, shape: Shape, kind: str, progress: _Progress) -> npt.NDArray[np.int32] | None:
+    """Delays of each synapse, as the loader makes them of one number, or one per neuron, input or synapse."""
+    if "delay" not in node:
+        return None
+    if kind == "dense_rec":
+        raise node.unsupported("delay in a recurrent layer; the NetX loader loses its weight exponent there")
+    stored = node.numbers("delay")
+    if stored.min() < 0:
+        raise node.fail(f"delay contains {stored.min():g}, Lava takes none below 0")
+    if stored.max() > limits.DELAY_MAX:
+        progress.inexact.append(f"{name}: the NetX loader cuts delays of up to {stored.max():g} to {limits.DELAY_MAX}")
+    delay = stored.clip(0, limits.DELAY_MAX)
+    whole = delay.astype(np.int32)
+    if (whole != delay).any():
+        example = delay[whole != delay].flat[0]
+        progress.inexact.append(
+            f"{name}: the NetX loader cuts delays to integers, such as {example:g} to {int(example)}"
+        )
+    if whole.shape == (shape[0],):  # the loader, too, looks for one per neuron first
+        whole = whole[:, None]
+    elif whole.shape not in ((), (shape[1],), shape):
+        raise node.fail(f"delay has shape {whole.shape}, expected (), {shape[:1]}, {shape[1:]} or {shape}")
+    return np.broadcast_to(whole, shape)
 
 
 def _matrix(node: _Node, what: str, neurons: int, progress: _Progress, name: str) -> Int:
@@ -586,7 +693,7 @@ def _read_conv(node: _Node, progress: _Progress, kind: str, note: Mapping[str, A
             raise node.fail(f"weights of {used} groups are not those of {wanted} groups, as the metadata say")
         weight, used = narrow, wanted
     bias = _read_bias(node, name, shape, note, progress)
-    neuron = _read_neuron(node, name, shape, bias, progress)
+    neuron = _read_neuron(node, name, shape, bias, progress, kind)
     layer = Conv(name, progress.shape, weight.astype(np.int32), neuron, groups=used, **pairs)
     if layer.shape != shape:
         raise node.fail(f"shape is {shape}, but its input and kernel give {layer.shape}")
@@ -616,20 +723,61 @@ def _read_bias(node: _Node, name: str, shape: Shape, note: Mapping[str, Any], pr
     return bias
 
 
-def _read_neuron(node: _Node, name: str, shape: Shape, bias: Int, progress: _Progress) -> Neuron:
+def _read_neuron(node: _Node, name: str, shape: Shape, bias: Int, progress: _Progress, place: str) -> AnyNeuron:
+    """Neurons of a layer; ``place`` is the layer's type, or "complex"."""
     if "neuron" not in node:
-        if len(shape) == 3:
+        if place in ("conv", "complex"):
             raise node.fail("neuron is missing")
         # the loader's default: an integrator that cannot fire and adds its bias to v once, not at each step
         return Neuron.of(name, limits.LAVA_THRESHOLD_MAX, 0, limits.DECAY_UNITY, bias)
     neuron = node.child("neuron")
     kind = neuron.text("type")
-    if kind.startswith(("SDNN", "RF")):
-        raise neuron.unsupported(f"type {kind!r} cannot be read yet, only CUBA and LOIHI")
-    if kind not in ("CUBA", "LOIHI"):
-        raise neuron.fail(f"type {kind!r} is unknown, expected CUBA or LOIHI")
-    if "messageBits" in neuron:
-        raise neuron.unsupported("messageBits is not readable by the NetX loader")
+    if "RF" in kind:  # as the loader tells them
+        if place != "complex":
+            raise neuron.unsupported(f"type {kind!r} without complex weights; the NetX loader fails on it")
+        return _read_resonator(neuron, name, kind, shape)
+    if kind not in ("CUBA", "LOIHI", "SDNN"):
+        raise neuron.fail(f"type {kind!r} is unknown, expected CUBA, LOIHI, SDNN or RF")
+    if place == "complex":
+        raise neuron.unsupported(f"type {kind!r} with complex weights; the NetX loader fails on it")
+    if kind == "SDNN":
+        return _read_sigma_delta(neuron, name, bias, progress, place)
+    return _read_cuba(neuron, name, shape, bias, progress)
+
+
+def _read_sigma_delta(node: _Node, name: str, bias: Int, progress: _Progress, place: str) -> AnyNeuron:
+    _refuse_message_bits(node)
+    if place == "dense_rec":
+        raise node.unsupported("sigma-delta neurons in a recurrent layer")
+    if place != "input" and "sigma_output" in node:
+        if bias.ndim or bias:
+            raise node.unsupported("sigma_output with a bias; the NetX loader fails on it")
+        return Sigma()
+    threshold = node.one("vThMant")
+    if place == "input":
+        return Delta.of(name, threshold, progress.spike_exp)
+    return SigmaDelta.of(name, threshold, bias, progress.spike_exp)
+
+
+def _read_resonator(node: _Node, name: str, kind: str, shape: Shape) -> Resonator:
+    _refuse_message_bits(node)
+    parts = []
+    for what in ("sinDecay", "cosDecay"):
+        array = node.numbers(what).astype(np.float64)
+        if array.shape not in ((), (1,), shape):
+            raise node.fail(f"{what} has shape {array.shape}, expected () or {shape}")
+        parts.append(array.reshape(()) if array.shape == (1,) and shape != (1,) else array)
+    sine, cosine = loader_rotation(*parts)
+    return Resonator.of(name, node.one("vThMant"), sine, cosine, "PHASE" in kind)
+
+
+def _refuse_message_bits(node: _Node) -> None:
+    if "messageBits" in node:
+        raise node.unsupported("messageBits is not readable by the NetX loader")
+
+
+def _read_cuba(neuron: _Node, name: str, shape: Shape, bias: Int, progress: _Progress) -> Neuron:
+    _refuse_message_bits(neuron)
     for what, usual in (("refDelay", 1), ("gradedSpike", 0), ("wgtExp", 0)):
         if what in neuron and neuron.one(what) != usual:
             progress.inexact.append(f"{name}: the NetX loader ignores {what} {neuron.one(what)}")

@@ -1,4 +1,4 @@
-"""What the NetX loader and Lava make of the weights in a ``.net`` file, in plain numpy.
+"""What the NetX loader and Lava make of weights and rotations in a ``.net`` file, in plain numpy.
 
 The loader rescales a dense layer's weights to the synapse's eight bits (lava-dl 0.6.0, ``netx/utils.py``), Lava clips
 and truncates them at the first step (lava-nc 0.10.0, ``proc/dense/models.py``), and the two disagree about signs:
@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from snn2chip import limits
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
@@ -105,3 +107,18 @@ def loader_weights(weight: Array, recurrent: Array | None = None) -> tuple[Float
     scaled, shift, bits = _optimised(pair.astype(np.int64))
     effective = _as_run(scaled[:, : weight.shape[1]], shift, bits)
     return effective, None if recurrent is None else _as_run(scaled[:, weight.shape[1] :], shift, bits)
+
+
+def loader_rotation(sine: Floats, cosine: Floats) -> tuple[Array, Array]:
+    """Lava's ``sin_decay`` and ``cos_decay``, in 1/4096, for ``sinDecay`` and ``cosDecay`` in the file.
+
+    The loader (``lava/lib/dl/slayer/neuron/rf.py``, ``neuron_params``) makes a decay and a period of them, and Lava
+    (``proc/rf/process.py``) makes sine and cosine of those and truncates: 1000 may come back as 999.
+    """
+    s, c = np.float64(1) * sine / limits.DECAY_UNITY, np.float64(1) * cosine / limits.DECAY_UNITY
+    alpha = 1 - np.sqrt(s**2 + c**2)
+    with np.errstate(divide="ignore"):
+        period = 1 / (np.arctan2(s, c) / 2 / np.pi)
+    parts = (1 - alpha) * np.sin(np.pi * 2 * 1 / period), (1 - alpha) * np.cos(np.pi * 2 * 1 / period)
+    first, second = (np.asarray(part * limits.DECAY_UNITY).astype(np.int32) for part in parts)
+    return first, second

@@ -27,31 +27,107 @@ import numpy as np
 import numpy.typing as npt
 
 from snn2chip import limits
-from snn2chip.chip import ChipNet, Conv, Dense, InputNeurons, Layer
+from snn2chip.chip import ChipNet, Conv, Dense, InputNeurons, Layer, Neuron
+from snn2chip.errors import UnsupportedError
 from snn2chip.simulators import event_kernels as kernels
-from snn2chip.traces import Mode, Record, Traces, check_mode, padded
+from snn2chip.simulators import event_vectors as vectors
+from snn2chip.traces import Mode, Record, Traces, check_messages, check_mode
 
 Array = npt.NDArray[Any]
 
 _BLOCK_BYTES = 1 << 20  # of the largest array of a block of samples, so that what is in use fits the caches
+_LINE = 64  # bytes
+_WORTH_SHARING = 1 << 15  # neuron updates that take longer than waking a thread
+_PATTERN_BITS = 63  # of a patch whose response is looked up; so few weights of 9 bits cannot overflow 16
+_TABLE_BYTES = 1 << 18  # of all responses that are looked up, so that they fit the caches
 _INT16_MAX = (1 << 15) - 1
 
 
 @dataclass
 class _Carry:
-    """State between two calls: u, v and the last spikes, each ``[neurons]``."""
+    """State between two calls: u, v and the last spikes, each ``[padded neurons]``, and messages still under way."""
 
     u: npt.NDArray[np.int32]
     v: npt.NDArray[np.int32]
     last: npt.NDArray[np.uint8]
+    past: Array | None = None  # the last rows that arrived, [1, longest delay, inputs]
 
     @staticmethod
     def rest(size: int) -> _Carry:
         return _Carry(np.zeros(size, np.int32), np.zeros(size, np.int32), np.zeros(size, np.uint8))
 
 
+@dataclass(frozen=True)
+class _Delays:
+    """Delayed synapses as more inputs without delay: one for each input and each of its delays.
+
+    Attributes:
+        steps: all delays that occur.
+        inputs: for each of them, entries of the rows that arrive.
+        columns: for each of them, the inputs that repeat these so much later.
+    """
+
+    steps: list[int]
+    inputs: list[npt.NDArray[np.int64]]
+    columns: list[slice]
+
+    @staticmethod
+    def of(delay: Array, weight: Array) -> tuple[_Delays, Array]:
+        """From ``[inputs, neurons]`` arrays; also the weights of the new inputs."""
+        steps, inputs, columns, rows, begin = [], [], [], [], 0
+        for step in np.unique(delay).tolist():
+            delayed = np.where(delay == step, weight, 0)
+            used = np.flatnonzero(delayed.any(1))
+            if len(used):
+                steps.append(step)
+                inputs.append(used)
+                columns.append(slice(begin, begin + len(used)))
+                rows.append(delayed[used])
+                begin += len(used)
+        return _Delays(steps, inputs, columns), np.concatenate(rows or [weight[:0]])
+
+    def late(self, x: Array, carry: _Carry | None) -> Array:
+        """The new inputs at each step of ``x``, and in ``carry`` what the next call needs of it."""
+        size = self.columns[-1].stop if self.columns else 0
+        longest = max(self.steps, default=0)
+        before = np.zeros((len(x), longest, x.shape[2]), x.dtype)
+        if carry is not None and carry.past is not None:
+            before = carry.past
+        both = np.concatenate([before, x], axis=1)
+        out = np.empty((*x.shape[:2], size), x.dtype)
+        for step, inputs, columns in zip(self.steps, self.inputs, self.columns, strict=True):
+            out[:, :, columns] = both[:, longest - step : both.shape[1] - step, inputs]
+        if carry is not None:
+            carry.past = both[:, both.shape[1] - longest :]
+        return out
+
+
+class _Pool:
+    """Threads."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._executor = ThreadPoolExecutor(threads) if threads > 1 else None
+
+    def map(self, work: Callable[..., Any], jobs: Iterable[tuple[int, int]]) -> list[Any]:
+        """``work(*job)`` of each job."""
+        if self._executor is None:
+            return [work(*job) for job in jobs]
+        return list(self._executor.map(lambda job: work(*job), jobs))
+
+    def __enter__(self) -> _Pool:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._executor is not None:
+            self._executor.shutdown()
+
+
+#: Spikes and synaptic operations of one layer at each step, int64 ``[2, S]``.
+_Counts = npt.NDArray[np.int64]
+
 #: What a stage's kernel needs beside the samples; the arguments that all kernels share come after it.
-_Kernel = Callable[..., tuple[int, int]]
+_Kernel = Callable[..., None]
 
 
 class _Stage:
@@ -60,29 +136,33 @@ class _Stage:
     Args:
         layer: the layer.
         order: position in the layer's input, flattened, of each entry of the rows that arrive.
-        graded: messages may be other than 0 and 1.
     """
 
-    def __init__(self, layer: Layer, order: Array, graded: bool) -> None:
+    def __init__(self, layer: Layer, order: Array) -> None:
         self.layer = layer
         self.size = math.prod(layer.shape)
+        self.pitch = _up(self.size, vectors.REACH)  # entries of an outgoing row
         self.recurrent = isinstance(layer, Dense) and layer.recurrent is not None
         self.order = np.arange(self.size)  # of the outgoing rows
         self._blocked: tuple[int, ...] | None = None
+        self._delays: _Delays | None = None
         self._kernel: _Kernel
         self._arguments: tuple[Any, ...]
         if isinstance(layer, InputNeurons):
             self.order = order
             self._kernel, self._arguments = kernels.run_input, ()
         elif isinstance(layer, Dense):
-            self._kernel, self._arguments = kernels.run_dense, _dense_arguments(layer, order, graded)
+            weight = layer.weight.T[order]
+            if layer.delay is not None:
+                self._delays, weight = _Delays.of(layer.delay.T[order], weight)
+            self._kernel, self._arguments = kernels.run_dense, _dense_arguments(layer, weight)
         else:
             channels, height, width = layer.shape
             self._blocked = (layer.groups, height, width, channels // layer.groups)
             by_group = np.arange(self.size).reshape(layer.groups, channels // layer.groups, height, width)
             self.order = by_group.transpose(0, 2, 3, 1).reshape(-1)
-            self._kernel, self._arguments = kernels.run_conv, _conv_arguments(layer, order, graded)
-        self._law = _law(layer, self.order)
+            self._kernel, self._arguments = kernels.run_conv, _conv_arguments(layer, order)
+        self._law = _law(layer, self.order, self.pitch)
 
     @property
     def in_order(self) -> bool:
@@ -90,7 +170,8 @@ class _Stage:
         return self._blocked is None
 
     def restored(self, block: Array) -> Array:
-        """``block`` ``[N, S, neurons]`` as ``[N, S, *shape]``."""
+        """``block`` ``[N, S, neurons or padded neurons]`` as ``[N, S, *shape]``."""
+        block = block[:, :, : self.size]
         if self._blocked is None:
             return block.reshape(*block.shape[:2], *self.layer.shape)
         groups, height, width, channels = self._blocked
@@ -105,63 +186,93 @@ class _Stage:
         start: int = 0,
         reset_every: int = 0,
         carry: _Carry | None = None,
-    ) -> tuple[int, int]:
-        """Run rows ``x`` ``[N, S, inputs]`` into ``spikes`` and, where given, the traces of u and v.
+        graded: bool = False,
+        pool: _Pool | None = None,
+    ) -> _Counts:
+        """Run rows ``x`` into ``spikes`` ``[N, S, pitch]`` and, where given, traces of u and v ``[N, S, neurons]``.
 
-        Each sample starts from rest, or the only one from ``carry``.
+        Each sample starts from rest, or the only one from ``carry``. ``graded``: messages may be other than 0 and 1.
+        ``pool``: threads that may share the neurons of each sample.
 
         Returns:
-            Spikes and synaptic operations at steps from layer time 0 on; operations of recurrent synapses apart.
+            Spikes and synaptic operations at each step; those of recurrent synapses apart.
         """
         trace_u, trace_v = states or (_NO_TRACE, _NO_TRACE)
-        state = carry or _Carry.rest(self.size)
-        carried = (state.u, state.v, state.last) if isinstance(self.layer, Dense) else (state.u, state.v)
-        fired, operations = self._kernel(
-            x,
-            *self._arguments,
-            self._law,
-            start,
-            reset_every,
-            carry is None,
-            *carried,
-            spikes,
-            states is not None,
-            trace_u,
-            trace_v,
-        )
-        return int(fired), int(operations)
+        state = carry or _Carry.rest(self.pitch)
+        rows = x if self._delays is None else self._delays.late(x, carry)
 
-    def compile(self, x_type: type[np.generic]) -> None:
+        def work(*part: int) -> _Counts:
+            counts = np.zeros((2, x.shape[1]), np.int64)
+            self._kernel(
+                rows,
+                graded,
+                *self._arguments,
+                *part,
+                self._law,
+                start,
+                reset_every,
+                carry is None,
+                state.u,
+                state.v,
+                state.last,
+                spikes,
+                counts[0],
+                counts[1],
+                states is not None,
+                trace_u,
+                trace_v,
+            )
+            return counts
+
+        if not isinstance(self.layer, Conv):
+            counts = work()
+        else:
+            lines = self.layer.groups * self.layer.shape[1]
+            share = pool is not None and x.shape[0] * x.shape[1] * self.size >= _WORTH_SHARING
+            bounds = [lines * i // pool.threads for i in range(pool.threads + 1)] if pool and share else [0, lines]
+            jobs = [(bounds[i], bounds[i + 1]) for i in range(len(bounds) - 1)]
+            counts = np.sum(pool.map(work, jobs) if pool and share else [work(*job) for job in jobs], axis=0)
+        if self._delays is not None:  # a message counts when it is sent, with all synapses behind it
+            counts[1] = np.count_nonzero(x, axis=(0, 2)) * self.size
+        return counts
+
+    def compile(self, x_type: np.dtype[Any]) -> None:
         """Compile the kernel, or load it, for rows of ``x_type`` by running it on no samples."""
         inputs = math.prod(self.layer.input_shape)
-        self.advance(np.zeros((0, 0, inputs), x_type), np.zeros((0, 0, self.size), np.uint8), None)
+        self.advance(np.zeros((0, 0, inputs), x_type), np.zeros((0, 0, self.pitch), np.uint8), None)
 
 
 _NO_TRACE: npt.NDArray[np.int32] = np.zeros((0, 0, 0), np.int32)
 
 
-def _law(layer: Layer, order: Array) -> kernels.Law:
+def _up(size: int, to: int) -> int:
+    """``size`` rounded up to a multiple of ``to``."""
+    return -(-size // to) * to
+
+
+def _padded(array: Array, width: int) -> Array:
+    """``array`` with zeros appended to its last axis, in C order, aligned to the lines of the cache."""
+    shape = (*array.shape[:-1], width)
+    bytes_needed = math.prod(shape) * array.itemsize
+    raw = np.zeros(bytes_needed + _LINE, np.uint8)
+    begin = -raw.ctypes.data % _LINE
+    out = raw[begin : begin + bytes_needed].view(array.dtype).reshape(shape)
+    out[..., : array.shape[-1]] = array
+    return out
+
+
+def _law(layer: Layer, order: Array, size: int) -> kernels.Law:
     parameters = {name: array.reshape(-1)[order] for name, array in layer.neuron.expanded(layer.shape).items()}
-    keep_u = limits.DECAY_UNITY - parameters["current_decay"]
-    keep_v = limits.DECAY_UNITY - parameters["voltage_decay"]
-    wraps = limits.CONV_SUM_BITS if isinstance(layer, Conv) else 32 - limits.STATE_SHIFT
-    up = 32 - wraps  # the sum's highest bit becomes the word's, ...
+    threshold, decay_u, decay_v = (parameters[name] for name in ("threshold", "current_decay", "voltage_decay"))
+    unity = limits.DECAY_UNITY
     return kernels.Law(
-        threshold=parameters["threshold"] << limits.STATE_SHIFT,
-        bias=parameters["bias"] << limits.BIAS_EXPONENT,
-        keep_u=keep_u.astype(np.uint32),
-        keep_v=keep_v.astype(np.uint32),
-        kind_u=_kind(keep_u),
-        kind_v=_kind(keep_v),
-        up=up,
-        down=up - limits.STATE_SHIFT,  # ... and its lowest bit 6
+        threshold=_padded(threshold << limits.STATE_SHIFT, size),
+        bias=_padded(parameters["bias"] << limits.BIAS_EXPONENT, size),
+        factor_u=_padded((unity - decay_u) / unity, size),
+        factor_v=_padded((unity - decay_v) / unity, size),
+        uniform=all(len(array) and (array == array[0]).all() for array in (threshold, decay_u, decay_v)),
+        memoryless=bool((decay_u == unity).all()),
     )
-
-
-def _kind(keep: Array) -> int:
-    if (keep == limits.DECAY_UNITY).all():
-        return kernels.KEEPS
-    return kernels.DECAYS if keep.any() else kernels.FORGETS
 
 
 def _flush(weight: Array) -> int:
@@ -169,112 +280,119 @@ def _flush(weight: Array) -> int:
     return _INT16_MAX // max(1, int(np.abs(weight.astype(np.int32)).max(initial=0)))
 
 
-def _dense_arguments(layer: Dense, order: Array, graded: bool) -> tuple[Any, ...]:
-    weight = layer.weight.T[order]
+def _narrow(*weights: Array) -> type[np.signedinteger[Any]]:
+    """The narrowest type that holds all of these."""
+    low, high = min(int(w.min(initial=0)) for w in weights), max(int(w.max(initial=0)) for w in weights)
+    return np.int8 if low >= -128 and high <= 127 else np.int16
+
+
+def _dense_arguments(layer: Dense, weight: Array) -> tuple[Any, ...]:
     recurrent = np.zeros((0, layer.shape[0]), np.int32) if layer.recurrent is None else layer.recurrent.T
-    low = min(int(weight.min(initial=0)), int(recurrent.min(initial=0)))
-    high = max(int(weight.max(initial=0)), int(recurrent.max(initial=0)))
-    narrow = np.int8 if low >= -128 and high <= 127 else np.int16
+    kind, width = _narrow(weight, recurrent), _up(layer.shape[0], vectors.TILES[-1])
     return (
-        graded,
-        np.array(weight, narrow, order="C"),
-        weight.sum(0, dtype=np.int32),
+        _padded(weight.astype(kind), width),
+        _padded(weight.sum(0, dtype=np.int32), width),
         _flush(weight),
-        np.array(recurrent, narrow, order="C"),
+        _padded(recurrent.astype(kind), width),
         _flush(recurrent),
+        layer.shape[0],
     )
 
 
-def _conv_arguments(layer: Conv, order: Array, graded: bool) -> tuple[Any, ...]:
-    channels_in, height, width = layer.input_shape
+def _conv_arguments(layer: Conv, order: Array) -> tuple[Any, ...]:
+    _, height, width = layer.input_shape
     channels_out, per_group, kernel_h, kernel_w = layer.weight.shape
-    _, out_h, out_w = layer.shape
     groups, per_group_out = layer.groups, channels_out // layer.groups
+    (pad_h, pad_w), (dilation_h, dilation_w) = layer.padding, layer.dilation
+    field_h, field_w = height + 2 * pad_h, width + 2 * pad_w
 
-    # Kernel columns that meet one input pixel differ by `spread`; the leftmost output takes the rightmost of them.
-    spread = layer.stride[1] // math.gcd(layer.stride[1], layer.dilation[1])
-    columns = sorted(range(kernel_w), key=lambda j: (j % spread, -j))
-    by_input = layer.weight.reshape(groups, per_group_out, per_group, kernel_h, kernel_w)[..., columns]
-    by_input = by_input.transpose(0, 2, 3, 4, 1)  # [group, channel in, kernel row, kernel column, channel out]
-    weight = np.array(by_input.reshape(channels_in * kernel_h, kernel_w * per_group_out), np.int16, order="C")
+    rows = layer.weight.reshape(groups, per_group_out, per_group, kernel_h, kernel_w)
+    rows = rows.transpose(0, 3, 4, 2, 1)  # [group, kernel row, kernel column, channel in, channel out]
+    rows = rows.reshape(groups, kernel_h * kernel_w * per_group, per_group_out)
+    padded = _up(per_group_out, vectors.TILES[-1])
 
-    rows = [
-        _taps(y, kernel_h, out_h, *(pair[0] for pair in (layer.stride, layer.padding, layer.dilation)))
-        for y in range(height)
-    ]
-    runs = []
-    for x in range(width):
-        taps = _taps(x, kernel_w, out_w, *(pair[1] for pair in (layer.stride, layer.padding, layer.dilation)))
-        runs.append(_runs([(out, columns.index(tap)) for out, tap in taps]))
     channel, pixel = np.divmod(order, height * width)
-    geometry = kernels.Geometry(
-        channel=channel.astype(np.int32),
-        group=(channel // per_group).astype(np.int32),
-        y=(pixel // width).astype(np.int32),
-        x=(pixel % width).astype(np.int32),
-        rows_from=_offsets(rows),
-        row_out=_column(rows, 0),
-        row_tap=_column(rows, 1),
-        runs_from=_offsets(runs),
-        run_out=_column(runs, 0, per_group_out),
-        run_tap=_column(runs, 1, per_group_out),
-        run_length=_column(runs, 2, per_group_out),
-        kernel_height=kernel_h,
-        out_height=out_h,
+    group, channel = np.divmod(channel, per_group)
+    y, x = np.divmod(pixel, width)
+    position = ((group * field_h + y + pad_h) * field_w + x + pad_w) * per_group + channel
+    row = field_w * per_group
+    together = kernel_w if dilation_w == 1 else 1  # kernel columns that are neighbours in the field
+    stretches = np.add.outer(
+        np.arange(kernel_h) * dilation_h * row, np.arange(0, kernel_w, together) * dilation_w * per_group
     )
-    # No sum of spikes leaves 16 bits if the sum of magnitudes does not.
-    sum_type = np.int16 if layer.largest_sum(1) <= _INT16_MAX else np.int32
-    everything = np.zeros((groups * out_h, out_w * per_group_out), sum_type)
-    inputs = len(order)
-    kernels.scatter(geometry, weight, np.arange(inputs, dtype=np.int32), inputs, everything, 1)
-    return graded, weight, everything, geometry, layer.fan_out().reshape(-1)[order]
+    patches = kernels.Patches(
+        position=position.astype(np.uint32),
+        fan_out=layer.fan_out().reshape(-1)[order],
+        field=groups * field_h * row,
+        group=field_h * row,
+        row=layer.stride[0] * row,
+        column=layer.stride[1] * per_group,
+        stretches=stretches.reshape(-1).astype(np.int64),
+        length=together * per_group,
+        shape=(groups, layer.shape[1], layer.shape[2], per_group_out),
+        wraps=layer.largest_sum(1) >= 1 << (limits.CONV_SUM_BITS - 1),
+    )
+    return (
+        _padded(rows.astype(_narrow(rows)), padded),
+        _padded(rows.sum(1, dtype=np.int32), padded),
+        _flush(rows),
+        _table(rows, padded),
+        patches,
+    )
 
 
-def _taps(position: int, kernel: int, outputs: int, stride: int, padding: int, dilation: int) -> list[tuple[int, ...]]:
-    """``(output, kernel position)`` of every synapse of one input row or column, by output."""
-    reach = ((position + padding - tap * dilation, tap) for tap in range(kernel))
-    return sorted((far // stride, tap) for far, tap in reach if far % stride == 0 and 0 <= far // stride < outputs)
+def _table(rows: Array, width: int) -> npt.NDArray[np.int16]:
+    """``[groups, 256 * bytes, width]``: the response to each pattern of eight inputs, for small patches only."""
+    groups, patch, channels = rows.shape
+    eights = -(-patch // 8)
+    if patch > _PATTERN_BITS or 2 * groups * eights * 256 * width > _TABLE_BYTES:
+        return np.zeros((groups, 0, width), np.int16)
+    inputs = np.zeros((groups, 8 * eights, channels), np.int64)
+    inputs[:, :patch] = rows
+    patterns = np.arange(256)[:, None] >> np.arange(8) & 1
+    table = patterns @ inputs.reshape(groups, eights, 8, channels)
+    return _padded(table.astype(np.int16).reshape(groups, eights * 256, channels), width)
 
 
-def _runs(taps: Sequence[tuple[int, int]]) -> list[tuple[int, ...]]:
-    """``(first output, first kernel column, length)`` of the stretches in which both rise by one."""
-    runs: list[tuple[int, ...]] = []
-    for out, column in taps:
-        if runs and runs[-1][0] + runs[-1][2] == out and runs[-1][1] + runs[-1][2] == column:
-            runs[-1] = (runs[-1][0], runs[-1][1], runs[-1][2] + 1)
-        else:
-            runs.append((out, column, 1))
-    return runs
-
-
-def _offsets(lists: Sequence[Sequence[Any]]) -> npt.NDArray[np.int32]:
-    return np.cumsum([0] + [len(entries) for entries in lists], dtype=np.int32)
-
-
-def _column(lists: Iterable[Iterable[Sequence[int]]], which: int, scale: int = 1) -> npt.NDArray[np.int32]:
-    return np.array([entry[which] * scale for entries in lists for entry in entries], np.int32)
-
-
-def _stages(layers: Sequence[Layer]) -> list[_Stage]:
+def _stages(layers: Sequence[Layer], x_type: np.dtype[Any]) -> list[_Stage]:
+    """The layers, compiled, for input rows of that type."""
     stages: list[_Stage] = []
     order = np.arange(math.prod(layers[0].input_shape))
     for layer in layers:
-        stages.append(_Stage(layer, order, graded=not stages))
-        stages[-1].compile(np.uint8 if len(stages) > 1 else np.int32)
-        order = stages[-1].order
+        if not isinstance(layer.neuron, Neuron):
+            kind = type(layer.neuron).__name__
+            raise UnsupportedError(
+                f"{layer.name}: neurons of kind {kind}, which the event simulator does not know; use reference or lava"
+            )
+        stages.append(_Stage(layer, order))
+        stages[-1].compile(x_type)
+        order, x_type = stages[-1].order, np.dtype(np.uint8)
     return stages
 
 
-def _rows(messages: Array, steps: int) -> npt.NDArray[np.int32]:
-    """``messages`` ``[N, T, *shape]`` as int32 rows ``[N, steps, inputs]``, silent from T on; a view if possible."""
+def _row_type(messages: Array) -> np.dtype[Any]:
+    """Bytes stay bytes, everything else becomes int32."""
+    return np.dtype(np.uint8 if messages.dtype in (np.bool_, np.uint8) else np.int32)
+
+
+def _rows(messages: Array, steps: int) -> tuple[Array, bool]:
+    """``messages`` ``[N, T, *shape]`` as rows ``[N, steps, inputs]``, silent from T on; a view if possible.
+
+    Returns:
+        The rows, and whether any message may be other than 0 and 1.
+    """
     samples, given = messages.shape[:2]
     size = math.prod(messages.shape[2:])
-    ready = messages.dtype == np.int32 and messages.flags.c_contiguous and messages.flags.writeable
-    if given == steps and ready:  # numba compiles anew for read-only arrays
-        return messages.reshape(samples, steps, size)
-    rows = np.zeros((samples, steps, size), np.int32)
-    rows[:, :given] = messages.reshape(samples, given, size)
-    return rows
+    kind = _row_type(messages)
+    if messages.dtype == np.bool_:
+        messages = messages.view(np.uint8)
+    # numba compiles anew for read-only arrays
+    if given == steps and messages.dtype == kind and messages.flags.c_contiguous and messages.flags.writeable:
+        rows = messages.reshape(samples, steps, size)
+    else:
+        rows = np.zeros((samples, steps, size), kind)
+        rows[:, :given] = messages.reshape(samples, given, size)
+    return rows, kind != np.uint8 or bool(rows.max(initial=0) > 1)
 
 
 def _threads(asked: int) -> int:
@@ -282,18 +400,9 @@ def _threads(asked: int) -> int:
     return asked or int(config.NUMBA_NUM_THREADS)  # by default the processors that this process may use
 
 
-def _each(threads: int, jobs: Sequence[tuple[int, int]], work: Callable[[int, int], Any]) -> list[Any]:
-    """``work(*job)`` of each job, on ``threads`` threads."""
-    threads = min(threads, len(jobs))
-    if threads <= 1:
-        return [work(*job) for job in jobs]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(lambda job: work(*job), jobs))
-
-
-def _row_bytes(stages: Sequence[_Stage]) -> int:
-    """Bytes of the largest array of one step of one sample: spikes are bytes, messages words."""
-    return max(4 * math.prod(stages[0].layer.input_shape), *(stage.size for stage in stages))
+def _row_bytes(stages: Sequence[_Stage], x_type: np.dtype[Any]) -> int:
+    """Bytes of the largest array of one step of one sample."""
+    return max(x_type.itemsize * math.prod(stages[0].layer.input_shape), *(stage.pitch for stage in stages))
 
 
 def _blocks(samples: int, bytes_each: int, threads: int) -> list[tuple[int, int]]:
@@ -316,19 +425,22 @@ def run_layer(
         threads: 0 takes as many as there are processors.
     """
     threads = _threads(threads)
-    stage = _stages([layer])[0]
+    x_type = _row_type(messages)
+    stage = _stages([layer], x_type)[0]
     samples, steps = messages.shape[:2]
-    size = stage.size
-    spikes = np.empty((samples, steps, size), np.uint8)
-    u, v = (np.empty((samples, steps if states else 0, size), np.int32) for _ in range(2))
+    spikes = np.empty((samples, steps, *layer.shape), np.uint8)
+    u, v = (np.empty((samples, steps if states else 0, stage.size), np.int32) for _ in range(2))
 
     def work(low: int, high: int) -> None:
-        x = _rows(messages[low:high], steps)
+        x, graded = _rows(messages[low:high], steps)
         traces = (u[low:high], v[low:high]) if states else None
-        stage.advance(x, spikes[low:high], traces, start, reset_every)
+        rows = np.empty((high - low, steps, stage.pitch), np.uint8)
+        stage.advance(x, rows, traces, start, reset_every, graded=graded)
+        spikes[low:high] = stage.restored(rows)
 
-    _each(threads, _blocks(samples, steps * size, threads), work)
-    return stage.restored(spikes), stage.restored(u), stage.restored(v)
+    with _Pool(threads) as pool:
+        pool.map(work, _blocks(samples, steps * _row_bytes([stage], x_type), threads))
+    return spikes, stage.restored(u), stage.restored(v)
 
 
 class _Recorder:
@@ -340,52 +452,56 @@ class _Recorder:
         self.spikes = {name: np.zeros(shapes[name], np.uint8) for name in shapes if name in record.spikes}
         self.u = {name: np.zeros(shapes[name], np.int32) for name in shapes if name in record.states}
         self.v = {name: np.zeros(shapes[name], np.int32) for name in self.u}
-        self.counts = dict.fromkeys(shapes, 0)
-        self.operations = 0
+        self.fired = {name: np.zeros(net.window, np.int64) for name in shapes}
+        self.operations = {name: np.zeros(net.window, np.int64) for name in shapes}
 
-    def add(self, stage: _Stage, fired: int, operations: int) -> None:
+    def add(self, stage: _Stage, counts: _Counts) -> None:
+        """Counts of whole windows."""
         name = stage.layer.name
-        self.counts[name] += fired
-        self.operations += operations + (fired * stage.size if stage.recurrent else 0)
+        fired, operations = counts.reshape(2, -1, len(self.fired[name])).sum(1)
+        self.fired[name] += fired
+        self.operations[name] += operations + (fired * stage.size if stage.recurrent else 0)
 
 
 def _run_samples(stages: Sequence[_Stage], messages: Array, window: int, keep: _Recorder, threads: int) -> None:
-    """Samples from rest, each a window of its own."""
+    """Samples from rest, each a window of its own; threads share samples, or the neurons of too few."""
+    blocks = _blocks(len(messages), _row_bytes(stages, _row_type(messages)) * window, threads)
+    share = len(blocks) < threads
 
-    def work(low: int, high: int) -> list[tuple[int, int]]:
-        x: Array = _rows(messages[low:high], window)
+    def work(low: int, high: int) -> list[_Counts]:
+        x, graded = _rows(messages[low:high], window)
         counts = []
         for stage in stages:
             name, lead = stage.layer.name, (high - low, window)
-            spikes, states = np.empty((*lead, stage.size), np.uint8), None
-            if stage.in_order and name in keep.spikes:
-                spikes = keep.spikes[name][low:high].reshape(*lead, stage.size)
+            spikes, states = np.empty((*lead, stage.pitch), np.uint8), None
             if name in keep.u:
                 u, v = keep.u[name][low:high], keep.v[name][low:high]
                 if stage.in_order:
                     states = u.reshape(*lead, stage.size), v.reshape(*lead, stage.size)
                 else:
                     states = np.empty((*lead, stage.size), np.int32), np.empty((*lead, stage.size), np.int32)
-            counts.append(stage.advance(x, spikes, states))
-            if not stage.in_order:
-                if name in keep.spikes:
-                    keep.spikes[name][low:high] = stage.restored(spikes)
-                if states is not None:
-                    u[:], v[:] = stage.restored(states[0]), stage.restored(states[1])
-            x = spikes
+            counts.append(stage.advance(x, spikes, states, graded=graded, pool=pool if share else None))
+            if name in keep.spikes:
+                keep.spikes[name][low:high] = stage.restored(spikes)
+            if states is not None and not stage.in_order:
+                u[:], v[:] = stage.restored(states[0]), stage.restored(states[1])
+            x, graded = spikes, False
         return counts
 
-    for counts in _each(threads, _blocks(len(messages), _row_bytes(stages) * window, threads), work):
-        for stage, (fired, operations) in zip(stages, counts, strict=True):
-            keep.add(stage, fired, operations)
+    with _Pool(threads) as pool:
+        for counts in [work(*block) for block in blocks] if share else pool.map(work, blocks):
+            for stage, count in zip(stages, counts, strict=True):
+                keep.add(stage, count)
 
 
-def _run_chain(stages: Sequence[_Stage], messages: Array, window: int, reset_every: int, keep: _Recorder) -> None:
+def _run_chain(
+    stages: Sequence[_Stage], messages: Array, window: int, reset_every: int, keep: _Recorder, pool: _Pool
+) -> None:
     """Samples one after the other in one run; state, and spikes of recurrent layers, pass from block to block."""
     samples = len(messages)
-    carries = [_Carry.rest(stage.size) for stage in stages]
-    for low, high in _blocks(samples, _row_bytes(stages) * window, 1) or [(0, 0)]:
-        x: Array = _rows(messages[low:high], window)
+    carries = [_Carry.rest(stage.pitch) for stage in stages]
+    for low, high in _blocks(samples, _row_bytes(stages, _row_type(messages)) * window, 1) or [(0, 0)]:
+        x, graded = _rows(messages[low:high], window)
         x = x.reshape(1, (high - low) * window, x.shape[2])
         start = low * window
         for stage, carry in zip(stages, carries, strict=True):
@@ -395,18 +511,18 @@ def _run_chain(stages: Sequence[_Stage], messages: Array, window: int, reset_eve
                 start -= 1
                 x = np.concatenate([np.zeros_like(x[:, :1], shape=(1, 1, x.shape[2])), x], axis=1)
             lead = (1, x.shape[1])
-            spikes, states = np.empty((*lead, stage.size), np.uint8), None
+            spikes, states = np.empty((*lead, stage.pitch), np.uint8), None
             if name in keep.u:
                 states = np.empty((*lead, stage.size), np.int32), np.empty((*lead, stage.size), np.int32)
-            keep.add(stage, *stage.advance(x, spikes, states, start, reset_every, carry))
             early = max(0, -start)
+            keep.add(stage, stage.advance(x, spikes, states, start, reset_every, carry, graded, pool)[:, early:])
             if name in keep.spikes:
                 fires = keep.spikes[name][low:high]
                 fires[:] = stage.restored(spikes[:, early:]).reshape(fires.shape)
             if states is not None:
                 for target, trace in zip((keep.u[name], keep.v[name]), states, strict=True):
                     target[low:high] = stage.restored(trace[:, early:]).reshape(target[low:high].shape)
-            x = spikes
+            x, graded = spikes, False
 
 
 def run(
@@ -426,21 +542,22 @@ def run(
         messages: integers; zeros cost next to nothing.
         mode: see :data:`snn2chip.traces.Mode`.
         record: what to keep; what the readout needs, by default.
-        threads: 0 takes as many as there are processors (``NUMBA_NUM_THREADS`` where that is set). A run in which
-            state passes from sample to sample has one.
+        threads: 0 takes as many as there are processors (``NUMBA_NUM_THREADS`` where that is set). They share the
+            samples, or the neurons of convolutions where samples are few or state passes from one to the next.
     """
     check_mode(mode)
     began = time.perf_counter()
-    padded(net, messages[:0] if messages.ndim else messages)  # checks the shape
-    stages = _stages(net.layers)
+    check_messages(net, messages)
+    stages = _stages(net.layers, _row_type(messages))
     compiled = time.perf_counter()
     keep = _Recorder(net, record or Record.readout(net), len(messages))
-    # Without recurrence a reset leaves nothing of the window before, nor of the steps before the first one.
-    if mode == "isolated" or (mode == "windowed" and not net.recurrent):
+    # Without recurrence and delays a reset leaves nothing of the window before, nor of the steps before the first one.
+    if mode == "isolated" or (mode == "windowed" and not net.leaks):
         _run_samples(stages, messages, net.window, keep, _threads(threads))
     else:
-        _run_chain(stages, messages, net.window, net.window if mode == "windowed" else 0, keep)
+        with _Pool(_threads(threads)) as pool:
+            _run_chain(stages, messages, net.window, net.window if mode == "windowed" else 0, keep, pool)
     ended = time.perf_counter()
     return Traces(
-        keep.spikes, keep.u, keep.v, keep.counts, keep.operations, ended - compiled, overhead_seconds=compiled - began
+        keep.spikes, keep.u, keep.v, keep.fired, keep.operations, ended - compiled, overhead_seconds=compiled - began
     )

@@ -5,7 +5,8 @@ lava-nc 0.10.0. A kernel takes a block of samples through one layer, without the
 work on different samples. Every intermediate is cast to the width that Lava holds it in: numba computes integer
 expressions in 64 bits, the casts make LLVM narrow them, which is both the law (sums wrap at 32 bits) and the speed.
 
-Loops write one array each where they can: LLVM gives up vectorising where too many arrays might overlap.
+Rows are parts of flat arrays, given by where they start: numba counts references to slices, which costs as much as the
+work on a small layer. Rows of neurons are padded to a multiple of 64 entries that never fire.
 """
 
 from __future__ import annotations
@@ -18,18 +19,35 @@ import numpy as np
 import numpy.typing as npt
 
 from snn2chip import limits
+from snn2chip.simulators import event_vectors as vectors
+from snn2chip.simulators.event_vectors import (
+    add_16,
+    add_32,
+    add_48,
+    add_64,
+    add_128,
+    add_256,
+    add_graded_16,
+    add_graded_32,
+    add_graded_48,
+    add_graded_64,
+    add_graded_128,
+    add_graded_256,
+    bits,
+    copy,
+    count,
+    find,
+)
 
 Array = npt.NDArray[Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-#: What a uniform decay leaves to do: multiply, nothing (decay 0 keeps the state), forget it (decay 4096).
-DECAYS, KEEPS, FORGETS = 0, 1, 2
-
 _WRAP_AT = limits.STATE_LIMIT
 _WRAP_BY = 2 * limits.STATE_LIMIT
 _CLIP = limits.STATE_LIMIT - 1
-_TWELVE = np.uint32(12)
-_LOW_BITS = np.uint32(limits.DECAY_UNITY - 1)
+_SHIFT = limits.STATE_SHIFT
+_SUM_SHIFT = 32 - limits.CONV_SUM_BITS
+_POSITIONS, _COUNTS, _REACH, _SLACK = vectors.POSITIONS, vectors.COUNTS, vectors.REACH, vectors.SLACK
 
 
 def _kernel(function: Function) -> Function:
@@ -39,69 +57,68 @@ def _kernel(function: Function) -> Function:
     return compiled
 
 
+def _inline(function: Function) -> Function:
+    """Part of a kernel. An array is seven arguments to LLVM: calls with ten of them cost more than a small layer."""
+    njit: Any = numba.njit(cache=True, nogil=True, forceinline=True)
+    compiled: Function = njit(function)
+    return compiled
+
+
 class Law(NamedTuple):
-    """Parameters of a layer's neurons, one entry per neuron in the simulator's order.
+    """Parameters of a layer's neurons, one entry per neuron in the simulator's order, padded.
 
     Attributes:
         threshold: ``vth << 6``.
         bias: ``bias << 6``.
-        keep_u, keep_v: ``4096 - decay``.
-        kind_u, kind_v: :data:`DECAYS`, :data:`KEEPS` or :data:`FORGETS`.
-        up, down: the sum ``a`` enters u as ``(a << up) >> down`` in 32 bits: 6 and 0, or 8 and 2 where it wraps to
-            24 bits first.
+        factor_u, factor_v: ``(4096 - decay) / 4096``.
+        uniform: threshold and factors are the same for all neurons.
+        memoryless: u forgets at each step: it need not be stored.
     """
 
     threshold: npt.NDArray[np.int32]
     bias: npt.NDArray[np.int32]
-    keep_u: npt.NDArray[np.uint32]
-    keep_v: npt.NDArray[np.uint32]
-    kind_u: int
-    kind_v: int
-    up: int
-    down: int
+    factor_u: npt.NDArray[np.float64]
+    factor_v: npt.NDArray[np.float64]
+    uniform: bool
+    memoryless: bool
 
 
-class Geometry(NamedTuple):
-    """Where the messages of a convolution's inputs go.
+class Patches(NamedTuple):
+    """Where the neurons of a convolution look.
 
-    Kernel columns are stored so that those which meet the same input pixel follow one another; what one message adds
-    to one row of outputs is then a contiguous run of kernel columns on a contiguous run of output pixels (several
-    runs where the dilation does not divide the stride).
+    A step's messages are put in a field ``[groups, H + 2 pad, W + 2 pad, channels of a group]``, so that what a kernel
+    row sees is one contiguous stretch of it (one per kernel column where it is dilated).
 
     Attributes:
-        channel, group, y, x: of each input, in the order in which it arrives.
-        rows_from, row_out, row_tap: output rows and kernel rows of input row y are entries
-            ``rows_from[y]:rows_from[y + 1]`` of the other two.
-        runs_from, run_out, run_tap, run_length: the same for input column x, in elements (pixels times channels).
-        kernel_height, out_height: sizes.
+        position: of each input, in the order in which it arrives, in the field.
+        fan_out: synapses behind each input.
+        field: entries of the field.
+        group, row, column: distances in the field between groups, output rows and output columns.
+        stretches: where each stretch of the patch starts, from the patch's first entry on.
+        length: entries of a stretch.
+        shape: groups, output rows, output columns, channels out of a group.
+        wraps: sums of spikes may leave 24 bits.
     """
 
-    channel: npt.NDArray[np.int32]
-    group: npt.NDArray[np.int32]
-    y: npt.NDArray[np.int32]
-    x: npt.NDArray[np.int32]
-    rows_from: npt.NDArray[np.int32]
-    row_out: npt.NDArray[np.int32]
-    row_tap: npt.NDArray[np.int32]
-    runs_from: npt.NDArray[np.int32]
-    run_out: npt.NDArray[np.int32]
-    run_tap: npt.NDArray[np.int32]
-    run_length: npt.NDArray[np.int32]
-    kernel_height: int
-    out_height: int
+    position: npt.NDArray[np.uint32]
+    fan_out: npt.NDArray[np.int64]
+    field: int
+    group: int
+    row: int
+    column: int
+    stretches: npt.NDArray[np.int64]
+    length: int
+    shape: tuple[int, int, int, int]
+    wraps: bool
 
 
-@_kernel
-def _decayed(state: Any, keep: Any) -> Any:
-    """``trunc0(state * keep / 4096)`` in 32 bits: the magnitude's high and low 12 bits are multiplied apart."""
-    size = np.uint32(-state if state < 0 else state)
-    high = np.uint32(np.uint32(size >> _TWELVE) * keep)
-    low = np.uint32(np.uint32(np.uint32(size & _LOW_BITS) * keep) >> _TWELVE)
-    result = np.int32(np.uint32(high + low))
-    return np.int32(-result) if state < 0 else result
+@_inline
+def _decayed(state: Any, factor: Any) -> Any:
+    """``trunc0(state * keep / 4096)``: 32 times 12 bits are exact in a double, and its conversion truncates."""
+    return np.int32(np.float64(state) * factor)
 
 
-@_kernel
+@_inline
 def _wrapped(u: Any) -> Any:
     """One wrap into 24 bits; 2^23 itself stays."""
     if u > _WRAP_AT:
@@ -111,225 +128,198 @@ def _wrapped(u: Any) -> Any:
     return u
 
 
-@_kernel
+@_inline
 def _clipped(v: Any) -> Any:
     return np.int32(min(max(v, -_CLIP), _CLIP))
 
 
-@_kernel
-def step(law: Law, sums: Array, u: Array, v: Array, spikes: Array) -> None:
-    """One step of one row of neurons, in place: ``sums`` is the weighted sum ``a``, ``spikes`` becomes 0 or 1."""
-    size = sums.size
-    up, down = law.up, law.down
-    if law.kind_u == FORGETS:
+@_inline
+def _step(
+    threshold: Array,
+    bias: Array,
+    factor_u: Array,
+    factor_v: Array,
+    uniform: bool,
+    store_u: bool,
+    sums: Array,
+    u: Array,
+    v: Array,
+    spikes: Array,
+) -> None:
+    """One step of one row of neurons, in place: ``sums`` is the weighted sum ``a``, ``spikes`` becomes 0 or 1.
+
+    The fields of :class:`Law` come one by one because numba counts a reference for each that it takes out of a tuple.
+    Loops write few arrays: LLVM gives up vectorising where too many might overlap.
+
+    Args:
+        store_u: u is needed, by the next step or by the caller.
+    """
+    size = u.size
+    if uniform and size:
+        same_threshold, same_u, same_v = threshold[0], factor_u[0], factor_v[0]
+        if not store_u:
+            for j in range(size):
+                new = _wrapped(np.int32(sums[j] << _SHIFT))
+                new = _clipped(np.int32(np.int32(_decayed(v[j], same_v) + new) + bias[j]))
+                fires = new > same_threshold
+                spikes[j] = np.uint8(fires)
+                v[j] = np.int32(0 if fires else new)
+            return
         for j in range(size):
-            u[j] = _wrapped(np.int32(np.int32(sums[j] << up) >> down))
-    elif law.kind_u == KEEPS:
+            u[j] = _wrapped(np.int32(_decayed(u[j], same_u) + np.int32(sums[j] << _SHIFT)))
         for j in range(size):
-            u[j] = _wrapped(np.int32(u[j] + np.int32(np.int32(sums[j] << up) >> down)))
-    else:
-        keep = law.keep_u
-        for j in range(size):
-            u[j] = _wrapped(np.int32(_decayed(u[j], keep[j]) + np.int32(np.int32(sums[j] << up) >> down)))
-    bias = law.bias
-    if law.kind_v == FORGETS:
-        for j in range(size):
-            v[j] = _clipped(np.int32(u[j] + bias[j]))
-    elif law.kind_v == KEEPS:
-        for j in range(size):
-            v[j] = _clipped(np.int32(np.int32(v[j] + u[j]) + bias[j]))
-    else:
-        keep = law.keep_v
-        for j in range(size):
-            v[j] = _clipped(np.int32(np.int32(_decayed(v[j], keep[j]) + u[j]) + bias[j]))
-    threshold = law.threshold
+            new = _clipped(np.int32(np.int32(_decayed(v[j], same_v) + u[j]) + bias[j]))
+            fires = new > same_threshold
+            spikes[j] = np.uint8(fires)
+            v[j] = np.int32(0 if fires else new)
+        return
+    for j in range(size):
+        u[j] = _wrapped(np.int32(_decayed(u[j], factor_u[j]) + np.int32(sums[j] << _SHIFT)))
+    for j in range(size):
+        v[j] = _clipped(np.int32(np.int32(_decayed(v[j], factor_v[j]) + u[j]) + bias[j]))
     for j in range(size):
         spikes[j] = np.uint8(v[j] > threshold[j])
     for j in range(size):
         v[j] = np.int32(0 if spikes[j] else v[j])
 
 
-@_kernel
-def _total(spikes: Array) -> Any:
-    count = 0
-    for j in range(spikes.size):
-        count += spikes[j]
-    return count
+@_inline
+def _present(x: Array, start: int, size: int, flip: int, index: Array, tail: Array) -> Any:
+    """Which of ``x[start : start + size]`` are not zero (``flip`` 0) or zero (-1), in ``index``; how many."""
+    whole = size
+    if start + size + _REACH > x.size:  # so close to the end the search must not reach beyond
+        whole = size - size % _REACH
+    found = find(x, start, whole, flip, 0, _POSITIONS, _COUNTS, index, 0)
+    if whole < size:
+        for j in range(size - whole):
+            tail[j] = x[start + whole + j]
+        found = find(tail, 0, size - whole, flip, whole, _POSITIONS, _COUNTS, index, found)
+    return found
 
 
-@_kernel
-def _present(row: Array, index: Array) -> Any:
-    """Positions of the non-zero entries of ``row``, in ``index``; returns how many. No branch to mispredict."""
-    count: Any = 0
-    for j in range(row.size):
-        index[count] = j
-        count += row[j] != 0
-    return count
-
-
-@_kernel
-def _absent(row: Array, index: Array) -> Any:
-    """Positions of the zeros of ``row``."""
-    count: Any = 0
-    for j in range(row.size):
-        index[count] = j
-        count += row[j] == 0
-    return count
-
-
-@_kernel
-def _binary(row: Array) -> Any:
-    """Whether all of ``row`` is 0 or 1."""
+@_inline
+def _binary(x: Array, start: int, size: int) -> Any:
+    """Whether all of a row is 0 or 1."""
     other: Any = 0
-    for j in range(row.size):
-        other |= np.int32(row[j]) & np.int32(-2)
+    for j in range(start, start + size):
+        other |= np.int32(x[j]) & np.int32(-2)
     return other == 0
 
 
-@_kernel
-def _same(a: Array, b: Array) -> Any:
+@_inline
+def _same(x: Array, first: int, second: int, size: int) -> Any:
     different: Any = 0
-    for j in range(a.size):
-        different |= np.int32(a[j]) ^ np.int32(b[j])
+    for j in range(size):
+        different |= np.int32(x[first + j]) ^ np.int32(x[second + j])
     return different == 0
 
 
-@_kernel
-def _add_rows(weight: Array, index: Array, count: int, flush: int, partial: Array, sums: Array, sign: int) -> None:
-    """``sums += sign * weight[index[:count]].sum(0)``, eight rows a pass into 16 bits, flushed before they overflow.
+@_inline
+def _add_rows(weight: Array, index: Array, number: int, flush: int, sums: Array, at: int, sign: int) -> None:
+    """``sums[at:] += sign * weight[index[:number]].sum(0)``, in 16 bits, flushed before they overflow.
 
     Args:
         flush: rows whose sum surely fits 16 bits.
     """
-    size = sums.size
-    partial[:] = 0
-    held = 0
-    k = 0
-    while k < count:
-        if held + min(8, count - k) > flush:
-            for j in range(size):
-                sums[j] = np.int32(sums[j] + sign * partial[j])
-            partial[:] = 0
-            held = 0
-        if k + 8 <= count:
-            a, b, c, d = weight[index[k]], weight[index[k + 1]], weight[index[k + 2]], weight[index[k + 3]]
-            e, f, g, h = weight[index[k + 4]], weight[index[k + 5]], weight[index[k + 6]], weight[index[k + 7]]
-            for j in range(size):
-                first = np.int16(np.int16(a[j] + b[j]) + np.int16(c[j] + d[j]))
-                second = np.int16(np.int16(e[j] + f[j]) + np.int16(g[j] + h[j]))
-                partial[j] = np.int16(partial[j] + np.int16(first + second))
-            k += 8
-            held += 8
-        else:
-            a = weight[index[k]]
-            for j in range(size):
-                partial[j] = np.int16(partial[j] + a[j])
-            k += 1
-            held += 1
-    for j in range(size):
-        sums[j] = np.int32(sums[j] + sign * partial[j])
+    width = weight.shape[1]
+    low = 0
+    while low < number:
+        high = min(low + flush, number)
+        column = 0
+        while column + 256 <= width:
+            add_256(weight, column, width, index, low, high, sums, at + column, sign)
+            column += 256
+        if column + 128 <= width:
+            add_128(weight, column, width, index, low, high, sums, at + column, sign)
+            column += 128
+        if column + 64 <= width:
+            add_64(weight, column, width, index, low, high, sums, at + column, sign)
+            column += 64
+        if column + 48 <= width:
+            add_48(weight, column, width, index, low, high, sums, at + column, sign)
+            column += 48
+        elif column + 32 <= width:
+            add_32(weight, column, width, index, low, high, sums, at + column, sign)
+            column += 32
+        if column < width:
+            add_16(weight, column, width, index, low, high, sums, at + column, sign)
+        low = high
 
 
 @_kernel
-def _add_graded_rows(weight: Array, index: Array, count: int, messages: Array, sums: Array) -> None:
-    """``sums += messages[index] @ weight[index]`` in 32 bits, four rows a pass."""
-    size = sums.size
-    k = 0
-    while k + 4 <= count:
-        i0, i1, i2, i3 = index[k], index[k + 1], index[k + 2], index[k + 3]
-        a, b, c, d = weight[i0], weight[i1], weight[i2], weight[i3]
-        m0, m1, m2, m3 = np.int32(messages[i0]), np.int32(messages[i1]), np.int32(messages[i2]), np.int32(messages[i3])
-        for j in range(size):
-            first = np.int32(np.int32(m0 * a[j]) + np.int32(m1 * b[j]))
-            second = np.int32(np.int32(m2 * c[j]) + np.int32(m3 * d[j]))
-            sums[j] = np.int32(sums[j] + np.int32(first + second))
-        k += 4
-    while k < count:
-        a = weight[index[k]]
-        m0 = np.int32(messages[index[k]])
-        for j in range(size):
-            sums[j] = np.int32(sums[j] + np.int32(m0 * a[j]))
-        k += 1
+def _add_graded_rows(
+    weight: Array, index: Array, number: int, messages: Array, first: int, sums: Array, at: int
+) -> None:
+    """``sums[at:] += messages[first + index] @ weight[index]`` in 32 bits."""
+    width = weight.shape[1]
+    column = 0
+    while column + 256 <= width:
+        add_graded_256(weight, column, width, index, 0, number, messages, first, sums, at + column)
+        column += 256
+    if column + 128 <= width:
+        add_graded_128(weight, column, width, index, 0, number, messages, first, sums, at + column)
+        column += 128
+    if column + 64 <= width:
+        add_graded_64(weight, column, width, index, 0, number, messages, first, sums, at + column)
+        column += 64
+    if column + 48 <= width:
+        add_graded_48(weight, column, width, index, 0, number, messages, first, sums, at + column)
+        column += 48
+    elif column + 32 <= width:
+        add_graded_32(weight, column, width, index, 0, number, messages, first, sums, at + column)
+        column += 32
+    if column < width:
+        add_graded_16(weight, column, width, index, 0, number, messages, first, sums, at + column)
 
 
 @_kernel
-def scatter(geometry: Geometry, weight: Array, index: Array, count: int, sums: Array, sign: int) -> None:
-    """Adds ``sign`` times the kernel of each spike to ``sums``, ``[groups * H_out, W_out * channels of a group]``."""
-    for k in range(count):
-        i = index[k]
-        y, x = geometry.y[i], geometry.x[i]
-        first_weight = geometry.channel[i] * geometry.kernel_height
-        first_sum = geometry.group[i] * geometry.out_height
-        for r in range(geometry.rows_from[y], geometry.rows_from[y + 1]):
-            taps = weight[first_weight + geometry.row_tap[r]]
-            row = sums[first_sum + geometry.row_out[r]]
-            for s in range(geometry.runs_from[x], geometry.runs_from[x + 1]):
-                length = geometry.run_length[s]
-                source = taps[geometry.run_tap[s] : geometry.run_tap[s] + length]
-                target = row[geometry.run_out[s] : geometry.run_out[s] + length]
-                if sign > 0:
-                    for q in range(target.size):
-                        target[q] += source[q]
-                else:
-                    for q in range(target.size):
-                        target[q] -= source[q]
-
-
-@_kernel
-def _scatter_graded(geometry: Geometry, weight: Array, index: Array, count: int, messages: Array, sums: Array) -> None:
-    """Adds each message times its kernel to ``sums``, laid out as in :func:`scatter`."""
-    for k in range(count):
-        i = index[k]
-        message = np.int32(messages[i])
-        y, x = geometry.y[i], geometry.x[i]
-        first_weight = geometry.channel[i] * geometry.kernel_height
-        first_sum = geometry.group[i] * geometry.out_height
-        for r in range(geometry.rows_from[y], geometry.rows_from[y + 1]):
-            taps = weight[first_weight + geometry.row_tap[r]]
-            row = sums[first_sum + geometry.row_out[r]]
-            for s in range(geometry.runs_from[x], geometry.runs_from[x + 1]):
-                length = geometry.run_length[s]
-                source = taps[geometry.run_tap[s] : geometry.run_tap[s] + length]
-                target = row[geometry.run_out[s] : geometry.run_out[s] + length]
-                for q in range(target.size):
-                    target[q] = np.int32(target[q] + np.int32(message * source[q]))
+def _keep(target: Array, n: int, t: int, state: Array) -> None:
+    for j in range(target.shape[2]):
+        target[n, t, j] = state[j]
 
 
 @_kernel
 def run_input(
     x: Array,
+    graded: bool,
     law: Law,
     start: int,
     reset_every: int,
     from_rest: bool,
     u: Array,
     v: Array,
+    last: Array,
     spikes: Array,
+    fired: Array,
+    operations: Array,
     keep_states: bool,
     trace_u: Array,
     trace_v: Array,
-) -> Any:
-    """Input neurons: the message is the sum. Arguments and result as in :func:`run_dense`."""
-    samples, steps, size = spikes.shape
-    fired = 0
+) -> None:
+    """Input neurons: the message is the sum. Arguments as in :func:`run_dense`."""
+    samples, steps, inputs = x.shape
+    size = u.size
+    threshold, bias, factor_u, factor_v = law.threshold, law.bias, law.factor_u, law.factor_v
+    store_u = keep_states or not law.memoryless
+    row = spikes.reshape(-1)
     sums = np.zeros(size, np.int32)
     for n in range(samples):
         if from_rest:
             u[:] = 0
             v[:] = 0
         for t in range(steps):
-            for j in range(size):
+            for j in range(inputs):
                 sums[j] = np.int32(x[n, t, j])
             if reset_every and (start + t) % reset_every == 0:
                 u[:] = 0
                 v[:] = 0
-            step(law, sums, u, v, spikes[n, t])
-            if start + t >= 0:
-                fired += _total(spikes[n, t])
+            at = (n * steps + t) * size
+            _step(threshold, bias, factor_u, factor_v, law.uniform, store_u, sums, u, v, last)
+            copy(row, at, last, size)
+            fired[t] += count(last, 0, size)
             if keep_states:
-                trace_u[n, t] = u
-                trace_v[n, t] = v
-    return fired, 0
+                _keep(trace_u, n, t, u)
+                _keep(trace_v, n, t, v)
 
 
 @_kernel
@@ -341,6 +331,7 @@ def run_dense(
     flush: int,
     recurrent: Array,
     flush_recurrent: int,
+    neurons: int,
     law: Law,
     start: int,
     reset_every: int,
@@ -349,32 +340,36 @@ def run_dense(
     v: Array,
     last: Array,
     spikes: Array,
+    fired: Array,
+    operations: Array,
     keep_states: bool,
     trace_u: Array,
     trace_v: Array,
-) -> Any:
-    """A dense layer on ``x`` ``[N, S, inputs]``.
+) -> None:
+    """A dense layer on ``x`` ``[N, S, inputs]``, of which entries beyond ``len(weight)`` are padding.
 
     Args:
         graded: messages may be other than 0 and 1 (decided step by step).
-        weight: ``[inputs, neurons]``, int8 or int16.
+        weight: ``[inputs, neurons]``, int8 or int16; the neurons padded to a multiple of the narrowest tile.
         everything: its sum over inputs: the response when all of them spike.
         flush: rows of ``weight`` whose sum surely fits 16 bits.
-        recurrent: ``[neurons, neurons]`` by the neuron that spikes, or without rows.
+        recurrent: ``[neurons, neurons]`` by the neuron that spikes, padded likewise, or without rows.
+        neurons: how many there are without padding.
         start, reset_every: as in ``reference.run_layer``.
         from_rest: each sample starts with u, v and ``last`` at 0; else there is one sample, which goes on from them.
-        u, v, last: ``[neurons]``, state and spikes of the step before; of the last step on return.
-        spikes: ``[N, S, neurons]``, output.
-        trace_u, trace_v: the same, written if ``keep_states``.
-
-    Returns:
-        Spikes fired and messages times synapses received, at steps from layer time 0 on.
+        u, v, last: ``[padded neurons]``, state and spikes of the step before; of the last step on return.
+        spikes: ``[N, S, padded neurons]``, output.
+        fired, operations: ``[S]``, to which the spikes fired and the synapses that received a message are added.
+        trace_u, trace_v: ``[N, S, neurons]``, written if ``keep_states``.
     """
-    samples, steps, size = spikes.shape
-    inputs = x.shape[2]
-    fired, operations = 0, 0
-    index = np.empty(max(inputs, size), np.int32)
-    partial = np.zeros(size, np.int16)
+    samples, steps, pitch = x.shape
+    inputs, width = weight.shape
+    size = u.size
+    threshold, bias, factor_u, factor_v = law.threshold, law.bias, law.factor_u, law.factor_v
+    store_u = keep_states or not law.memoryless
+    entries, row = x.reshape(-1), spikes.reshape(-1)
+    index = np.empty(max(inputs, size) + _SLACK, np.int32)
+    tail = np.zeros(_REACH, x.dtype)
     forward = np.zeros(size, np.int32)
     sums = np.zeros(size, np.int32)
     recurs = len(recurrent) > 0
@@ -386,36 +381,103 @@ def run_dense(
         repeats = False  # `forward` is the response to the graded messages of the step before
         arrived = 0
         for t in range(steps):
-            row = x[n, t]
-            if not (repeats and _same(row, x[n, t - 1])):
-                repeats = graded and not _binary(row)
-                arrived = _present(row, index)
+            first = (n * steps + t) * pitch
+            if not (repeats and _same(entries, first, first - pitch, inputs)):
+                repeats = graded and not _binary(entries, first, inputs)
+                arrived = _present(entries, first, inputs, 0, index, tail)
+                forward[:] = 0
                 if repeats:
-                    forward[:] = 0
-                    _add_graded_rows(weight, index, arrived, row, forward)
+                    _add_graded_rows(weight, index, arrived, entries, first, forward, 0)
                 elif 2 * arrived > inputs:
-                    forward[:] = everything
-                    _add_rows(weight, index, _absent(row, index), flush, partial, forward, -1)
+                    forward[:width] = everything
+                    absent = _present(entries, first, inputs, -1, index, tail)
+                    _add_rows(weight, index, absent, flush, forward, 0, -1)
                 else:
-                    forward[:] = 0
-                    _add_rows(weight, index, arrived, flush, partial, forward, 1)
-            if start + t >= 0:
-                operations += arrived * size
-            if recurs:
-                sums[:] = forward
-                _add_rows(recurrent, index, _present(last, index), flush_recurrent, partial, sums, 1)
+                    _add_rows(weight, index, arrived, flush, forward, 0, 1)
+            operations[t] += arrived * neurons
             if reset_every and (start + t) % reset_every == 0:
                 u[:] = 0
                 v[:] = 0
-            step(law, sums if recurs else forward, u, v, spikes[n, t])
+            at = (n * steps + t) * size
             if recurs:
-                last[:] = spikes[n, t]
-            if start + t >= 0:
-                fired += _total(spikes[n, t])
+                sums[:] = forward
+                back = find(last, 0, size, 0, 0, _POSITIONS, _COUNTS, index, 0)
+                _add_rows(recurrent, index, back, flush_recurrent, sums, 0, 1)
+                _step(threshold, bias, factor_u, factor_v, law.uniform, store_u, sums, u, v, last)
+            else:
+                _step(threshold, bias, factor_u, factor_v, law.uniform, store_u, forward, u, v, last)
+            copy(row, at, last, size)
+            fired[t] += count(last, 0, size)
             if keep_states:
-                trace_u[n, t] = u
-                trace_v[n, t] = v
-    return fired, operations
+                _keep(trace_u, n, t, u)
+                _keep(trace_v, n, t, v)
+
+
+@_inline
+def _patch(field: Array, origin: int, stretches: Array, length: int, flip: int, index: Array) -> Any:
+    """Which entries of a patch are not zero (``flip`` 0) or zero (-1), as rows of the kernel; how many."""
+    found: Any = 0
+    for k in range(stretches.size):
+        found = find(field, origin + stretches[k], length, flip, k * length, _POSITIONS, _COUNTS, index, found)
+    return found
+
+
+@_inline
+def _pattern(field: Array, origin: int, stretches: Array, length: int, index: Array) -> Any:
+    """Rows of the table of responses that add up to the response to a patch; how many."""
+    pattern: Any = 0
+    for k in range(stretches.size):
+        pattern |= bits(field, origin + stretches[k], length) << (k * length)
+    rows = (stretches.size * length + 7) >> 3
+    for k in range(rows):
+        index[k] = 256 * k + (pattern >> (8 * k) & 255)
+    return rows
+
+
+@_kernel
+def convolve(
+    field: Array,
+    binary: bool,
+    patches: Patches,
+    weight: Array,
+    everything: Array,
+    flush: int,
+    table: Array,
+    low: int,
+    high: int,
+    index: Array,
+    sums: Array,
+) -> None:
+    """Adds to ``sums`` (zero so far) the response of output rows ``low:high`` of a convolution to ``field``."""
+    _, height, width, channels = patches.shape
+    stretches, length = patches.stretches, patches.length
+    patch = stretches.size * length
+    values = np.empty(patch if not binary else 0, np.int32)
+    at = 0
+    for r in range(low, high):
+        g, y = r // height, r % height
+        rows, responses = weight[g], table[g]
+        for x in range(width):
+            origin = g * patches.group + y * patches.row + x * patches.column
+            if binary and len(responses):
+                found = _pattern(field, origin, stretches, length, index)
+                _add_rows(responses, index, found, patch, sums, at, 1)
+                at += channels
+                continue
+            found = _patch(field, origin, stretches, length, 0, index)
+            if not binary:
+                for k in range(stretches.size):
+                    for j in range(length):
+                        values[k * length + j] = field[origin + stretches[k] + j]
+                _add_graded_rows(rows, index, found, values, 0, sums, at)
+            elif 2 * found > patch:
+                for j in range(channels):
+                    sums[at + j] = everything[g, j]
+                absent = _patch(field, origin, stretches, length, -1, index)
+                _add_rows(rows, index, absent, flush, sums, at, -1)
+            elif found:
+                _add_rows(rows, index, found, flush, sums, at, 1)
+            at += channels
 
 
 @_kernel
@@ -424,34 +486,55 @@ def run_conv(
     graded: bool,
     weight: Array,
     everything: Array,
-    geometry: Geometry,
-    fan_out: Array,
+    flush: int,
+    table: Array,
+    patches: Patches,
+    low: int,
+    high: int,
     law: Law,
     start: int,
     reset_every: int,
     from_rest: bool,
     u: Array,
     v: Array,
+    last: Array,
     spikes: Array,
+    fired: Array,
+    operations: Array,
     keep_states: bool,
     trace_u: Array,
     trace_v: Array,
-) -> Any:
+) -> None:
     """A convolution on ``x`` ``[N, S, inputs]``; what is not said here is as in :func:`run_dense`.
 
     Args:
-        weight: ``[C_in * kH, kW * channels of a group]``, int16, columns as in :class:`Geometry`.
-        everything: ``[groups * H_out, W_out * channels of a group]``; spikes are summed in its type, which has 16 bits
-            if no such sum can overflow them.
-        fan_out: synapses behind each input.
+        weight: ``[groups, kH * kW * C_in of a group, C_out of a group]``, rows in the order of a patch.
+        everything: its sum over a patch. Padding is absent input, so that it holds at the border too.
+        table: ``[groups, 256 * bytes, C_out of a group]``, int16: the response to each pattern of each eight entries of
+            a patch; without rows where it would be large.
+        patches: where the neurons look.
+        low, high: output rows (of one group after the other) to compute; threads may share a sample.
     """
-    samples, steps, size = spikes.shape
-    inputs = x.shape[2]
-    fired, operations = 0, 0
-    index = np.empty(inputs, np.int32)
-    forward = np.zeros(size, np.int32)
-    narrow = np.empty_like(everything)
-    narrow_row = narrow.reshape(size)
+    samples, steps, pitch = x.shape
+    inputs = patches.position.size
+    pitch_out = u.size
+    _, _, width, channels = patches.shape
+    begin, end = low * width * channels, high * width * channels
+    size = end - begin
+    threshold, bias = law.threshold[begin:end], law.bias[begin:end]
+    factor_u, factor_v = law.factor_u[begin:end], law.factor_v[begin:end]
+    u, v = u[begin:end], v[begin:end]
+    padded = (size + _REACH - 1) // _REACH * _REACH
+    own = np.zeros(padded + _REACH, np.uint8)
+    written = size if high < patches.shape[0] * patches.shape[1] else pitch_out - begin  # the last part pads the row
+    store_u = keep_states or not law.memoryless
+    entries, row = x.reshape(-1), spikes.reshape(-1)
+    index = np.empty(inputs + _SLACK, np.int32)
+    inner = np.empty(weight.shape[1] + _SLACK, np.int32)
+    tail = np.zeros(_REACH, x.dtype)
+    field = np.zeros(patches.field + _REACH, x.dtype)
+    forward = np.zeros(size + weight.shape[2], np.int32)
+    position, fan_out = patches.position, patches.fan_out
     for n in range(samples):
         if from_rest:
             u[:] = 0
@@ -459,34 +542,32 @@ def run_conv(
         repeats = False
         received = 0
         for t in range(steps):
-            row = x[n, t]
-            if not (repeats and _same(row, x[n, t - 1])):
-                repeats = graded and not _binary(row)
-                arrived = _present(row, index)
+            first = (n * steps + t) * pitch
+            if not (repeats and _same(entries, first, first - pitch, inputs)):
+                repeats = graded and not _binary(entries, first, inputs)
+                arrived = _present(entries, first, inputs, 0, index, tail)
                 received = 0
-                for k in range(arrived):
-                    received += fan_out[index[k]]
-                if repeats:
-                    forward[:] = 0
-                    _scatter_graded(geometry, weight, index, arrived, row, forward.reshape(narrow.shape))
-                else:
-                    if 2 * arrived > inputs:
-                        narrow[:] = everything
-                        scatter(geometry, weight, index, _absent(row, index), narrow, -1)
-                    else:
-                        narrow[:] = 0
-                        scatter(geometry, weight, index, arrived, narrow, 1)
-                    for j in range(size):
-                        forward[j] = np.int32(narrow_row[j])
-            if start + t >= 0:
-                operations += received
+                forward[:] = 0
+                if arrived:
+                    for k in range(arrived):
+                        i = np.uint32(index[k])
+                        received += fan_out[i]
+                        field[position[i]] = entries[first + i]
+                    convolve(field, not repeats, patches, weight, everything, flush, table, low, high, inner, forward)
+                    field[:] = 0
+                    if repeats or patches.wraps:
+                        for j in range(size):  # into 24 bits
+                            forward[j] = np.int32(np.int32(forward[j] << _SUM_SHIFT) >> _SUM_SHIFT)
+            if low == 0:
+                operations[t] += received
             if reset_every and (start + t) % reset_every == 0:
                 u[:] = 0
                 v[:] = 0
-            step(law, forward, u, v, spikes[n, t])
-            if start + t >= 0:
-                fired += _total(spikes[n, t])
+            _step(threshold, bias, factor_u, factor_v, law.uniform, store_u, forward, u, v, own)
+            copy(row, (n * steps + t) * pitch_out + begin, own, written)
+            fired[t] += count(own, 0, padded)
             if keep_states:
-                trace_u[n, t] = u
-                trace_v[n, t] = v
-    return fired, operations
+                for j in range(size):
+                    trace_u[n, t, begin + j] = u[j]
+                for j in range(size):
+                    trace_v[n, t, begin + j] = v[j]

@@ -20,7 +20,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,16 +30,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from snn2chip.chip import ChipNet, Dense, InputNeurons
+from snn2chip.chip import ChipNet, Delta, Dense, InputNeurons, Layer, Neuron, Resonator, Sigma
 from snn2chip.errors import EnvironmentFailure, LavaError, LavaMissing, UsageError
 from snn2chip.exporters import netx
+from snn2chip.simulators import lava_env
 from snn2chip.traces import Mode, Record, Traces, check_mode, padded
 
 #: Environment variable: the interpreter that has Lava, where this one has not.
 PYTHON_VARIABLE = "SNN2CHIP_LAVA_PYTHON"
 HOW_TO_GET = (
-    "pip install 'snn2chip[lava]' on Python 3.10, or set SNN2CHIP_LAVA_PYTHON to an interpreter that has lava-nc and "
-    "lava-dl"
+    "'snn2chip lava-env' makes a small environment that has it; or pip install 'snn2chip[lava]' on Python 3.10, or set "
+    "SNN2CHIP_LAVA_PYTHON to an interpreter that has lava-nc and lava-dl"
 )
 WORKER = Path(__file__).with_name("lava_worker.py")
 NOT_IMPORTABLE = 42  # the worker's exit status
@@ -46,7 +49,7 @@ POLL = 0.02
 
 
 def python() -> str:
-    """The interpreter that runs Lava.
+    """The interpreter that runs Lava: the one that is named, this one, or that of ``snn2chip lava-env``.
 
     Raises:
         LavaMissing: there is none.
@@ -61,9 +64,12 @@ def python() -> str:
         missing = any(importlib.util.find_spec(name) is None for name in ("lava.magma.core", "lava.lib.dl.netx"))
     except ImportError:
         missing = True
-    if missing:
+    if not missing:
+        return sys.executable
+    made = lava_env.interpreter()
+    if made is None:
         raise LavaMissing(f"Lava is not installed for {sys.executable}; {HOW_TO_GET}")
-    return sys.executable
+    return str(made)
 
 
 def run(
@@ -78,8 +84,10 @@ def run(
     """Simulate ``net`` in Lava; see :mod:`snn2chip.traces` for the contract.
 
     All samples run in one Lava network. In the mode ``isolated`` u and v are reset by Lava's neurons at each window,
-    and what recurrent synapses still hold from the window before (or from the steps before the first data) is cleared
-    between the two steps, by Lava's own ``Reset`` process: equal to a fresh network for each sample.
+    and what Lava has no reset for is cleared between the two steps: what recurrent and delayed synapses still hold from
+    the window before (or from the steps before the first data), and the state of sigma-delta and resonate-and-fire
+    neurons. Where these have biases, a network that Lava has just started is not at rest when data reach its second
+    layer: the layers before have run already. For that, ask for one sample and ``streaming``.
 
     Args:
         timeout: seconds for everything.
@@ -135,7 +143,7 @@ class _Job:
         np.save(self.folder / "messages.npy", self.frames)
         for k, layer in enumerate(self.net.layers):
             shape = (len(self.frames), *layer.shape)
-            _reserve(self._file(k, "spikes"), shape, np.uint8)
+            _reserve(self._file(k, "spikes"), shape, _message_type(layer))
             if layer.name in self.record.states:
                 _reserve(self._file(k, "u"), shape, np.int32)
                 _reserve(self._file(k, "v"), shape, np.int32)
@@ -146,7 +154,8 @@ class _Job:
                 part = self.folder / f"job{i}"
                 part.mkdir()
                 description = self._description(part, bounds[i], bounds[i + 1] - bounds[i])
-                workers.append(_Worker(interpreter, part, description))
+                with _interrupts_later():
+                    workers.append(_Worker(interpreter, part, description))
             while sum(worker.done() for worker in workers) < jobs:  # looks at each, unlike all()
                 if time.perf_counter() > deadline:
                     raise LavaError(f"Lava: not finished after {timeout:g} s; fewer samples, or a longer time-out")
@@ -160,15 +169,14 @@ class _Job:
         layers = []
         for k, layer in enumerate(self.net.layers):
             states = layer.name in self.record.states
-            recurrent = isinstance(layer, Dense) and layer.recurrent is not None
             layers.append(
                 {
+                    **_variables(layer, self.mode == "isolated"),
                     "spikes": str(self._file(k, "spikes")),
                     "u": str(self._file(k, "u")) if states else None,
                     "v": str(self._file(k, "v")) if states else None,
                     "first": first,
                     "arrival": k + (1 if self.input_neurons else 2),
-                    "isolate": recurrent and self.mode == "isolated",
                 }
             )
         return {
@@ -180,6 +188,8 @@ class _Job:
             "flatten": isinstance(self.net.layers[0], Dense),
             "input_neurons": self.input_neurons,
             "message_bits": self.net.encoding.message_bits,
+            "spike_exp": self.net.spike_exp,
+            "window": self.net.window,
             "reset_interval": None if self.mode == "streaming" else self.net.window,
             "reset_offset": 0 if self.input_neurons else 1,
             "layers": layers,
@@ -191,27 +201,71 @@ class _Job:
     def _trace(self, k: int, what: str, samples: int) -> npt.NDArray[Any]:
         shape = (samples, self.net.window, *self.net.layers[k].shape)
         if not samples:
-            return np.zeros(shape, np.uint8 if what == "spikes" else np.int32)
+            return np.zeros(shape, _message_type(self.net.layers[k]) if what == "spikes" else np.int32)
         return np.asarray(np.load(self._file(k, what), mmap_mode="r")).reshape(shape)
 
     def traces(self, samples: int, seconds: float, began: float) -> Traces:
         """The recorded files as traces, and what they count to."""
-        out = Traces({}, {}, {}, {})
-        operations = 0
-        arrived = np.count_nonzero(self.frames, axis=0)
+        out = Traces({}, {}, {}, {}, {})
+        window = self.net.window
+        arrived = np.count_nonzero(self.frames.reshape(samples, window, *self.net.input_shape), axis=0)
         for k, layer in enumerate(self.net.layers):
             spikes = self._trace(k, "spikes", samples)
-            operations += int((arrived * layer.fan_out()).sum())
-            arrived = np.count_nonzero(spikes, axis=(0, 1))
-            out.spike_counts[layer.name] = int(arrived.sum())
+            operations = (arrived * layer.fan_out()).reshape(window, -1).sum(1)
+            arrived = np.count_nonzero(spikes, axis=0)
+            fired = arrived.reshape(window, -1).sum(1)
             if isinstance(layer, Dense) and layer.recurrent is not None:
-                operations += out.spike_counts[layer.name] * layer.shape[0]
+                operations = operations + fired * layer.shape[0]
+            out.spikes_per_step[layer.name], out.operations_per_step[layer.name] = fired, operations
             if layer.name in self.record.spikes:
                 out.spikes[layer.name] = spikes
             if layer.name in self.record.states:
                 out.u[layer.name], out.v[layer.name] = self._trace(k, "u", samples), self._trace(k, "v", samples)
         overhead = time.perf_counter() - began - seconds
-        return Traces(out.spikes, out.u, out.v, out.spike_counts, operations, seconds, overhead)
+        return Traces(out.spikes, out.u, out.v, out.spikes_per_step, out.operations_per_step, seconds, overhead)
+
+
+@contextlib.contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Hold a Ctrl-C back: within ``Popen`` it would leave a process behind that nobody knows."""
+    ours = signal.getsignal(signal.SIGINT) is not None  # else whoever embeds Python handles it
+    if not ours or threading.current_thread() is not threading.main_thread():
+        yield  # Python interrupts the main thread alone
+        return
+    held: list[int] = []
+    usual = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if held:
+        signal.raise_signal(signal.SIGINT)
+
+
+def _message_type(layer: Layer) -> type:
+    return np.int32 if layer.neuron.graded else np.uint8
+
+
+def _variables(layer: Layer, isolate: bool) -> dict[str, Any]:
+    """Lava's names of what is recorded as u and v, and of what has to be cleared before each window; see the worker."""
+    neuron, cleared, states = layer.neuron, [], {"u_var": "u", "v_var": "v"}
+    if isinstance(layer, Dense) and layer.recurrent is not None:
+        cleared.append("synapse_rec.a_buff")
+    if isinstance(neuron, Resonator):
+        states = {"u_var": "real", "v_var": "imag"}
+    elif isinstance(neuron, Sigma):
+        states = {"u_var": "sigma", "v_var": "sigma"}
+    elif isinstance(neuron, Delta):
+        states = {"u_var": "residue", "v_var": "act"}
+    elif not isinstance(neuron, Neuron):
+        states = {"u_var": "sigma", "v_var": "act"}
+        cleared.append("neuron.residue")
+    return {
+        **states,
+        "clear_states": isolate and not neuron.resettable,
+        "clear": cleared if isolate else [],
+        "clear_delayed": isolate and isinstance(layer, Dense) and layer.delay is not None,
+    }
 
 
 def _reserve(path: Path, shape: tuple[int, ...], kind: type) -> None:

@@ -11,10 +11,14 @@ The job (all paths absolute)::
     total             Lava steps to run: until the last layer has seen the last message
     flatten           the first layer takes messages flattened
     input_neurons     the first layer is driven directly
-    message_bits, reset_interval, reset_offset     as the NetX loader takes them
+    message_bits, reset_interval, reset_offset, spike_exp     as the NetX loader takes them
+    window            steps of a sample
     layers[]          spikes, u, v: files to write or null, int [.., *shape] in the order C, H, W
+                      u_var, v_var: Lava's names of these states of the neurons
                       first: their index of the first step;  arrival: Lava step of that
-                      isolate: clear recurrent input before each window
+                      clear_states: clear those states before each window
+                      clear: paths of other variables to clear then
+                      clear_delayed: clear what delayed synapses hold from before the window
     folder            of all jobs of this call; removed where the caller is gone
     segments, result  written here: names of shared memory, one a line; {"seconds": run call alone}
 """
@@ -48,12 +52,32 @@ class _Absent(types.ModuleType):
         return object
 
 
-for _name in ("torch", "lava.lib.dl.slayer", "lava.lib.dl.slayer.neuron", "lava.lib.dl.slayer.neuron.rf"):
+_RESONATOR = "lava.lib.dl.slayer.neuron.rf"
+for _name in ("torch", "lava.lib.dl.slayer", "lava.lib.dl.slayer.neuron", _RESONATOR):
     # Saves seconds and gigabytes, and torch, once started, hangs in the processes that Lava forks.
     sys.modules.setdefault(_name, _Absent(_name))
 
 try:
     import numpy as np
+except ImportError as error:
+    sys.stderr.write(f"{type(error).__name__}: {error}\n")
+    sys.exit(NOT_IMPORTABLE)
+
+
+def resonator_parameters(device_params: Any, scale: int = 1 << 6, p_scale: int = 1 << 12) -> dict[str, Any]:
+    """Stands for ``lava.lib.dl.slayer.neuron.rf.neuron_params``, the one function that NetX takes from there."""
+    sine, cosine = device_params["sinDecay"] / p_scale, device_params["cosDecay"] / p_scale
+    return {
+        "threshold": device_params["vThMant"] / scale,
+        "period": 1 / (np.arctan2(sine, cosine) / 2 / np.pi),
+        "decay": 1 - np.sqrt(sine**2 + cosine**2),
+    }
+
+
+if isinstance(sys.modules[_RESONATOR], _Absent):
+    sys.modules[_RESONATOR].neuron_params = resonator_parameters  # type: ignore[attr-defined]
+
+try:
     from lava.lib.dl.netx.hdf5 import Network
     from lava.magma.core.decorator import implements, requires
     from lava.magma.core.model.py.model import PyLoihiProcessModel
@@ -109,7 +133,7 @@ class Recorder(AbstractProcess):  # type: ignore[misc]
 
 
 class StateRecorder(AbstractProcess):  # type: ignore[misc]
-    """Takes the spikes, u and v of one layer."""
+    """Takes the spikes, u and v of one layer, and clears u and v before each window where asked to."""
 
     def __init__(self, shape: tuple[int, ...], **parameters: Any) -> None:
         super().__init__(shape=shape, **parameters)
@@ -146,21 +170,64 @@ class PyRecorderModel(AbstractPyRecorderModel):
 @implements(proc=StateRecorder, protocol=LoihiProtocol)
 @requires(CPU)
 class PyStateRecorderModel(AbstractPyRecorderModel):
-    """States are read after the step, as Lava's own monitors do."""
+    """States are read after the step, as Lava's own monitors do, and cleared by the process that has read them."""
 
     s_in: Any = LavaPyType(PyInPort.VEC_DENSE, np.int32)
     u_in: Any = LavaPyType(PyRefPort.VEC_DENSE, np.int32)
     v_in: Any = LavaPyType(PyRefPort.VEC_DENSE, np.int32)
 
+    def ends_window(self) -> bool:
+        """Whether the next step is the first of a window, and the state of this one has to be cleared."""
+        parameters = self.proc_params
+        return bool(
+            parameters["clear_states"] and (self.time_step + 1 - parameters["arrival"]) % parameters["window"] == 0
+        )
+
     def post_guard(self) -> bool:
-        """Whether there is something to read."""
+        """Whether there is something to read or to clear."""
         index = self.time_step - self.proc_params["arrival"]
-        return bool(0 <= index < self.proc_params["steps"])
+        return bool(0 <= index < self.proc_params["steps"]) or self.ends_window()
 
     def run_post_mgmt(self) -> None:
         """Take u and v of this step."""
-        self.write("u", self.u_in.read())
-        self.write("v", self.v_in.read())
+        if self.proc_params["u"] is not None:
+            self.write("u", self.u_in.read())
+            self.write("v", self.v_in.read())
+        if self.ends_window():
+            for port in (self.u_in, self.v_in):
+                port.write(np.zeros(port._shape, np.int32))
+                port.wait()
+
+
+class DelayedReset(AbstractProcess):  # type: ignore[misc]
+    """Clears what delayed synapses hold from before a window."""
+
+    def __init__(self, shape: tuple[int, ...], **parameters: Any) -> None:
+        super().__init__(shape=shape, **parameters)
+        self.buffer = RefPort(shape=shape)
+
+
+@implements(proc=DelayedReset, protocol=LoihiProtocol)
+@requires(CPU)
+class PyDelayedResetModel(PyLoihiProcessModel):  # type: ignore[misc]
+    """Column d of the buffer is delivered d + 1 steps from now.
+
+    Two steps before a window's data arrive, column 0 is for the last step of the window before and has to stay; all
+    else would arrive in the new window, whose first message is not yet in the buffer.
+    """
+
+    buffer: Any = LavaPyType(PyRefPort.VEC_DENSE, np.int32)
+
+    def post_guard(self) -> bool:
+        """Whether the step after the next is the first of a window."""
+        return bool((self.time_step + 2 - self.proc_params["arrival"]) % self.proc_params["window"] == 0)
+
+    def run_post_mgmt(self) -> None:
+        """Keep the first column alone."""
+        held = np.array(self.buffer.read())
+        held[:, 1:] = 0
+        self.buffer.write(held)
+        self.buffer.wait()
 
 
 def build(job: dict[str, Any]) -> tuple[Any, list[Any]]:
@@ -170,25 +237,33 @@ def build(job: dict[str, Any]) -> tuple[Any, list[Any]]:
         input_message_bits=job["message_bits"],
         reset_interval=job["reset_interval"],
         reset_offset=job["reset_offset"],
+        spike_exp=job["spike_exp"],
     )
     port = net.in_layer.neuron.a_in if job["input_neurons"] else net.inp
     source = Source(port.shape, **{key: job[key] for key in ("messages", "first", "steps", "flatten")})
     source.s_out.connect(port)
     around = [source]
     for layer, wanted in zip(net.layers, job["layers"], strict=True):
-        keys = {key: wanted[key] for key in ("spikes", "u", "v", "first", "arrival")}
-        kind = Recorder if wanted["u"] is None else StateRecorder
-        recorder = kind(layer.neuron.s_out.shape, steps=job["steps"], **keys)
+        keys = {key: wanted[key] for key in ("spikes", "u", "v", "first", "arrival", "clear_states")}
+        states = wanted["u"] is not None or wanted["clear_states"]
+        kind = StateRecorder if states else Recorder
+        recorder = kind(layer.neuron.s_out.shape, steps=job["steps"], window=job["window"], **keys)
         layer.neuron.s_out.connect(recorder.s_in)
-        if wanted["u"] is not None:
-            recorder.u_in.connect_var(layer.neuron.u)
-            recorder.v_in.connect_var(layer.neuron.v)
+        if states:
+            recorder.u_in.connect_var(getattr(layer.neuron, wanted["u_var"]))
+            recorder.v_in.connect_var(getattr(layer.neuron, wanted["v_var"]))
         around.append(recorder)
-        if wanted["isolate"]:
+        for path in wanted["clear"]:
             # Spikes of the step before a window wait in the recurrent synapse; u and v are reset by the neuron.
-            clear = Reset(interval=job["reset_interval"], offset=wanted["arrival"] - 2)  # after step arrival - 1
-            clear.connect_var(layer.synapse_rec.a_buff)
+            clear = Reset(interval=job["window"], offset=wanted["arrival"] - 2)  # after step arrival - 1
+            owner, name = path.split(".")
+            clear.connect_var(getattr(getattr(layer, owner), name))
             around.append(clear)
+        if wanted["clear_delayed"]:
+            held = layer.synapse.a_buff
+            delayed = DelayedReset(held.shape, window=job["window"], arrival=wanted["arrival"])
+            delayed.buffer.connect_var(held)
+            around.append(delayed)
     return net, around
 
 

@@ -1,7 +1,7 @@
 """The integer law in plain numpy: short enough to read, and what every other simulator is compared with.
 
-Law and order of operations: Lava ``proc/lif/models.py`` (``PyLifResetModelBitAcc``), ``proc/dense/models.py`` and
-``proc/conv/models.py``, lava-nc 0.10.0.
+Law and order of operations: Lava ``proc/lif/models.py`` (``PyLifResetModelBitAcc``), ``proc/dense/models.py``,
+``proc/conv/models.py``, ``proc/sdn/models.py``, ``proc/rf/models.py`` and ``proc/rf_iz/models.py``, lava-nc 0.10.0.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from snn2chip import limits
-from snn2chip.chip import ChipNet, Dense, InputNeurons, Layer
+from snn2chip.chip import ChipNet, Delta, Dense, InputNeurons, Layer, Neuron, Resonator, Shape, Sigma, SigmaDelta
 from snn2chip.conv import conv2d
+from snn2chip.errors import LimitError
 from snn2chip.traces import Mode, Record, Traces, check_mode, padded
 
 Int = npt.NDArray[np.int64]
@@ -44,13 +45,13 @@ def clipped(v: Int) -> Int:
 def weighted_sums(layer: Layer, messages: Int) -> Int:
     """``a`` of the feed-forward synapses for any number of steps: ``[K, *input_shape]`` to ``[K, *shape]``.
 
-    Products are taken in float64, exact while sums stay below 2^53.
+    Products are taken in float64, exact while sums stay below 2^53. Delays, and the imaginary part of complex weights,
+    are :func:`arriving`'s business.
     """
     if isinstance(layer, InputNeurons):
         return messages
     if isinstance(layer, Dense):
-        flat = messages.reshape(len(messages), -1).astype(np.float64)
-        return (flat @ layer.weight.T.astype(np.float64)).astype(np.int64)
+        return _dense_sums(layer, layer.weight, messages)
     sums = conv2d(
         messages.astype(np.float64),
         layer.weight.astype(np.float64),
@@ -63,17 +64,59 @@ def weighted_sums(layer: Layer, messages: Int) -> Int:
     return (sums + half) % (2 * half) - half
 
 
+def _dense_sums(layer: Dense, weight: npt.NDArray[np.int32], messages: Int) -> Int:
+    flat = messages.reshape(len(messages), -1).astype(np.float64)
+    sums: Int = (flat @ weight.T.astype(np.float64)).astype(np.int64)
+    worst = int(np.abs(sums).max(initial=0))
+    if worst >= limits.SUM_LIMIT:  # Lava scales weights up before it multiplies, and its int32 would wrap
+        remedy = "lower the weights, or the scale of the graded messages"
+        raise LimitError(layer.name, "weighted sum", worst, limits.SUM_LIMIT - 1, remedy)
+    return sums
+
+
+def arriving(layer: Layer, messages: Int) -> list[Int]:
+    """``a`` at each step, ``[N, S, *shape]``, from messages ``[N, S, *input_shape]``; real and imaginary where complex.
+
+    A synapse of delay d delivers the message of step t with those of step t + d: Lava ``PyDelayDenseModelBitAcc``.
+    """
+    samples, steps = messages.shape[:2]
+
+    def over_time(sums: Int) -> Int:
+        return sums.reshape(samples, steps, *layer.shape)
+
+    rows = messages.reshape(samples * steps, *layer.input_shape)
+    if isinstance(layer, Dense) and layer.imaginary is not None:
+        return [over_time(_dense_sums(layer, weight, rows)) for weight in (layer.weight, layer.imaginary)]
+    if not isinstance(layer, Dense) or layer.delay is None:
+        return [over_time(weighted_sums(layer, rows))]
+    total = np.zeros((samples, steps, *layer.shape), np.int64)
+    for d in np.unique(layer.delay).tolist():
+        sums = over_time(_dense_sums(layer, np.where(layer.delay == d, layer.weight, 0), rows))
+        total[:, d:] += sums[:, : max(0, steps - d)]
+    return [total]
+
+
 def run_layer(layer: Layer, messages: Int, start: int = 0, reset_every: int = 0) -> tuple[Int, Int, Int]:
-    """Spikes, u and v of one layer, each ``[N, S, *shape]``, from messages ``[N, S, *input_shape]``.
+    """Messages, u and v of one layer, each ``[N, S, *shape]``, from messages ``[N, S, *input_shape]``.
 
     Args:
         start: layer time of the first step; negative while the pipeline fills.
-        reset_every: u and v are cleared before each step that is a multiple of it; 0 is never.
+        reset_every: u and v are cleared before each step that is a multiple of it; 0 is never. Sigma-delta and
+            resonate-and-fire neurons know no reset.
     """
-    samples, steps = messages.shape[:2]
-    sums = weighted_sums(layer, messages.reshape(samples * steps, *layer.input_shape))
-    sums = sums.reshape(samples, steps, *layer.shape)
-    parameters = {name: array.astype(np.int64) for name, array in layer.neuron.expanded(layer.shape).items()}
+    sums = arriving(layer, messages)
+    neuron = layer.neuron
+    if isinstance(neuron, Neuron):
+        return _run_neurons(layer, neuron, sums[0], start, reset_every)
+    if isinstance(neuron, Resonator):
+        return _run_resonators(neuron, layer.shape, sums[0], sums[1])
+    return _run_sigma_delta(neuron, layer.shape, sums[0])
+
+
+def _run_neurons(layer: Layer, neuron: Neuron, sums: Int, start: int, reset_every: int) -> tuple[Int, Int, Int]:
+    """The law of :class:`~snn2chip.chip.Neuron`; own spikes return one step later."""
+    samples, steps = sums.shape[:2]
+    parameters = {name: array.astype(np.int64) for name, array in neuron.expanded(layer.shape).items()}
     threshold = parameters["threshold"] << limits.STATE_SHIFT
     bias = parameters["bias"] << limits.BIAS_EXPONENT
     recurrent = layer.recurrent.astype(np.float64) if isinstance(layer, Dense) and layer.recurrent is not None else None
@@ -95,6 +138,57 @@ def run_layer(layer: Layer, messages: Int, start: int = 0, reset_every: int = 0)
     return trace_s, trace_u, trace_v
 
 
+def _run_sigma_delta(neuron: Delta | SigmaDelta | Sigma, shape: Shape, sums: Int) -> tuple[Int, Int, Int]:
+    """The laws of :class:`~snn2chip.chip.Delta`, ``SigmaDelta`` and ``Sigma``; int32 throughout, so that it wraps."""
+    sigma = np.zeros((sums.shape[0], *shape), np.int32)
+    act, residue = np.zeros_like(sigma), np.zeros_like(sigma)
+    trace_s, trace_u, trace_v = (np.empty_like(sums) for _ in range(3))
+    parameters = neuron.expanded(shape)
+    scale = 0 if isinstance(neuron, Sigma) else neuron.spike_exp + limits.STATE_EXPONENT
+    for t in range(sums.shape[1]):
+        a = sums[:, t].astype(np.int32)
+        if isinstance(neuron, Delta):
+            new = np.left_shift(a, scale)
+        else:
+            sigma = sigma + a
+            if isinstance(neuron, Sigma):
+                trace_s[:, t] = trace_u[:, t] = trace_v[:, t] = sigma
+                continue
+            new = np.maximum(sigma + np.left_shift(parameters["bias"], scale), 0)
+        change = new - act + residue
+        act = new
+        sent = np.where(np.abs(change) >= np.left_shift(parameters["threshold"], scale), change, 0)
+        residue = change - sent
+        trace_s[:, t] = np.right_shift(sent, limits.STATE_EXPONENT)
+        trace_u[:, t], trace_v[:, t] = residue if isinstance(neuron, Delta) else sigma, act
+    return trace_s, trace_u, trace_v
+
+
+def _run_resonators(neuron: Resonator, shape: Shape, real: Int, imaginary: Int) -> tuple[Int, Int, Int]:
+    """The law of :class:`~snn2chip.chip.Resonator`."""
+    parameters = {name: array.astype(np.int64) for name, array in neuron.expanded(shape).items()}
+    sine, cosine, threshold = parameters["sine"], parameters["cosine"], parameters["threshold"] << limits.STATE_SHIFT
+    re = np.zeros((real.shape[0], *shape), np.int64)
+    im = np.zeros_like(re)
+    trace_s, trace_re, trace_im = (np.empty_like(real) for _ in range(3))
+
+    def scaled(product: Int) -> Int:
+        magnitude: Int = np.abs(product) >> 12
+        return np.sign(product) * magnitude
+
+    for t in range(real.shape[1]):
+        new_re = clipped(scaled(cosine * re) - scaled(sine * im) + (real[:, t] << limits.STATE_SHIFT))
+        new_im = clipped(scaled(sine * re) + scaled(cosine * im) + (imaginary[:, t] << limits.STATE_SHIFT))
+        if neuron.phase:
+            spikes = (new_re >= threshold) & (new_im >= 0) & (im < 0)
+            re, im = new_re, new_im
+        else:
+            spikes = new_im >= threshold
+            re, im = np.where(spikes, 0, new_re), np.where(spikes, threshold - 1, new_im)
+        trace_s[:, t], trace_re[:, t], trace_im[:, t] = spikes, re, im
+    return trace_s, trace_re, trace_im
+
+
 def run(net: ChipNet, messages: npt.NDArray[np.int32], mode: Mode = "isolated", record: Record | None = None) -> Traces:
     """Simulate ``net`` on ``messages`` ``[N, T, *input_shape]``; see :mod:`snn2chip.traces` for the contract.
 
@@ -111,11 +205,10 @@ def run(net: ChipNet, messages: npt.NDArray[np.int32], mode: Mode = "isolated", 
         current = current.reshape(1, samples * window, *net.input_shape)
     reset_every = window if mode == "windowed" else 0
     start = 0
-    out = Traces({}, {}, {}, {})
-    operations = 0
+    out = Traces({}, {}, {}, {}, {})
     for layer in net.layers:
-        arrived = np.count_nonzero(current[:, -start:], axis=(0, 1))
-        operations += int((arrived * layer.fan_out()).sum())
+        arrived = np.count_nonzero(current[:, -start:].reshape(samples, window, *layer.input_shape), axis=0)
+        operations = (arrived * layer.fan_out()).reshape(window, -1).sum(1)
         if chained and not isinstance(layer, InputNeurons):
             start -= 1
             current = np.concatenate([np.zeros_like(current[:, :1]), current], axis=1)
@@ -124,13 +217,14 @@ def run(net: ChipNet, messages: npt.NDArray[np.int32], mode: Mode = "isolated", 
             name: array[:, -start:].reshape(samples, window, *layer.shape)
             for name, array in (("s", spikes), ("u", u), ("v", v))
         }
-        out.spike_counts[layer.name] = int(kept["s"].sum())
+        fired = np.count_nonzero(kept["s"], axis=0).reshape(window, -1).sum(1)
         if isinstance(layer, Dense) and layer.recurrent is not None:
-            operations += out.spike_counts[layer.name] * layer.shape[0]
+            operations = operations + fired * layer.shape[0]
+        out.spikes_per_step[layer.name], out.operations_per_step[layer.name] = fired, operations
         if layer.name in record.spikes:
-            out.spikes[layer.name] = kept["s"].astype(np.uint8)
+            out.spikes[layer.name] = kept["s"].astype(np.int32 if layer.neuron.graded else np.uint8)
         if layer.name in record.states:
             out.u[layer.name], out.v[layer.name] = kept["u"].astype(np.int32), kept["v"].astype(np.int32)
         current = spikes
     seconds = time.perf_counter() - began
-    return Traces(out.spikes, out.u, out.v, out.spike_counts, operations, seconds)
+    return Traces(out.spikes, out.u, out.v, out.spikes_per_step, out.operations_per_step, seconds)

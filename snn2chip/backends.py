@@ -17,6 +17,11 @@ def _named(group: str, what: str, name: str) -> ModuleType:
     return module
 
 
+def simulators() -> list[str]:
+    """Names of all simulators."""
+    return sorted(entry_points(group="snn2chip.simulators").names)
+
+
 def simulator(name: str) -> ModuleType:
     """The module of a simulator; its ``run`` follows :mod:`snn2chip.traces`."""
     return _named("snn2chip.simulators", "backend", name)

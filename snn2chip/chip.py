@@ -2,7 +2,8 @@
 
 A ChipNet is an ordered chain of layers in **layer time**: step ``t`` of layer ``l`` is chip step ``t + l``, so that a
 feed-forward network has no delays at all and a layer can be computed for all steps at once. Only recurrent synapses
-look one step back. Exporters and hardware backends translate to chip time; nothing else does.
+look one step back, and delayed ones as far as they say. Exporters and hardware backends translate to chip time; nothing
+else does.
 
 Arrays are read-only integers, validated at construction against what Lava computes exactly (:mod:`snn2chip.limits`).
 """
@@ -11,14 +12,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from snn2chip import limits
 from snn2chip.conv import Pair, output_size, taps_per_input
-from snn2chip.errors import InputError, LimitError
+from snn2chip.errors import InputError, LimitError, UnsupportedError
 
 IntArray = npt.NDArray[np.int32]
 Shape = tuple[int, ...]
@@ -73,6 +74,9 @@ class Neuron(_Comparable):
         bias: bias mantissa, int16 in Lava, 13 bits on the chip; added to ``v`` at every step.
     """
 
+    graded: ClassVar[bool] = False
+    resettable: ClassVar[bool] = True
+
     threshold: IntArray
     current_decay: IntArray
     voltage_decay: IntArray
@@ -104,24 +108,195 @@ class Neuron(_Comparable):
 
     def check_shapes(self, layer: str, shape: Shape) -> None:
         """Raise :class:`InputError` unless every parameter fits a layer of ``shape``."""
-        for name in ("threshold", "current_decay", "voltage_decay"):
-            if getattr(self, name).shape not in ((), shape):
-                raise InputError(f"{layer}: {name} has shape {getattr(self, name).shape}, expected () or {shape}")
-        if self.bias.shape not in ((), shape[:1], shape):
-            raise InputError(f"{layer}: bias has shape {self.bias.shape}, expected (), {shape[:1]} or {shape}")
+        names = ("threshold", "current_decay", "voltage_decay")
+        _check_shapes(layer, shape, bias=self.bias, **{name: getattr(self, name) for name in names})
 
     def expanded(self, shape: Shape) -> dict[str, IntArray]:
         """Every parameter as an array of ``shape``, by name."""
-        bias = self.bias
-        if bias.ndim == 1 and len(shape) == 3:
-            bias = bias[:, None, None]
-        arrays = {
-            "threshold": self.threshold,
-            "current_decay": self.current_decay,
-            "voltage_decay": self.voltage_decay,
-            "bias": bias,
-        }
-        return {name: np.ascontiguousarray(np.broadcast_to(a, shape)) for name, a in arrays.items()}
+        names = ("threshold", "current_decay", "voltage_decay", "bias")
+        return _expanded(shape, **{name: getattr(self, name) for name in names})
+
+
+def _check_shapes(layer: str, shape: Shape, **parameters: IntArray) -> None:
+    for name, array in parameters.items():
+        if name == "bias":
+            if array.shape not in ((), shape[:1], shape):
+                raise InputError(f"{layer}: bias has shape {array.shape}, expected (), {shape[:1]} or {shape}")
+        elif array.shape not in ((), shape):
+            raise InputError(f"{layer}: {name} has shape {array.shape}, expected () or {shape}")
+
+
+def _expanded(shape: Shape, **parameters: IntArray) -> dict[str, IntArray]:
+    bias = parameters.get("bias")
+    if bias is not None and bias.ndim == 1 and len(shape) == 3:
+        parameters["bias"] = bias[:, None, None]
+    return {name: np.ascontiguousarray(np.broadcast_to(a, shape)) for name, a in parameters.items()}
+
+
+def _one_threshold(layer: str, threshold: Any, largest: int) -> IntArray:
+    array = _integers(layer, "threshold", threshold, 0, largest, "lower the weight scale")
+    if array.shape:
+        raise InputError(f"{layer}: threshold has shape {array.shape}; these neurons share one threshold")
+    return array
+
+
+def _exponent(layer: str, spike_exp: int) -> int:
+    high = limits.SPIKE_EXPONENT_MAX
+    return int(_integers(layer, "spike exponent", spike_exp, 0, high, "messages have at most seven binary places"))
+
+
+@dataclass(frozen=True, eq=False)
+class Delta(_Comparable):
+    """Input encoders of a sigma-delta network: a message says by how much the input has changed.
+
+    ::
+
+        x <- a << (spike_exp + 6)
+        d <- x - act + residue;                                     act <- x
+        sent <- d where |d| >= (threshold << (spike_exp + 6)), else 0;  residue <- d - sent
+        message <- sent >> 6                                        rounded down
+
+    All in int32, which wraps. Nothing resets it. Traces: u is ``residue``, v is ``act``. Source: Lava
+    ``proc/sdn/models.py``, ``PyDeltaModelFixed``.
+
+    Attributes:
+        threshold: ``vThMant``, one number; 0 sends every change.
+        spike_exp: binary places of a message, 0..7; the NetX loader takes it as an argument, 6 by default.
+    """
+
+    threshold: IntArray
+    spike_exp: int = limits.SPIKE_EXPONENT
+
+    graded: ClassVar[bool] = True
+    resettable: ClassVar[bool] = False
+
+    @staticmethod
+    def of(layer: str, threshold: Any, spike_exp: int = limits.SPIKE_EXPONENT) -> Delta:
+        """Validated neurons; ``layer`` is the name that errors use."""
+        return Delta(_one_threshold(layer, threshold, limits.THRESHOLD_MAX), _exponent(layer, spike_exp))
+
+    def check_shapes(self, layer: str, shape: Shape) -> None:
+        """Nothing to check: there is one threshold."""
+
+    def expanded(self, shape: Shape) -> dict[str, IntArray]:
+        """Every parameter as an array of ``shape``, by name."""
+        return _expanded(shape, threshold=self.threshold)
+
+
+@dataclass(frozen=True, eq=False)
+class SigmaDelta(_Comparable):
+    """Neurons that sum up changes, rectify, and send by how much the result has changed.
+
+    ::
+
+        sigma <- sigma + a
+        x <- max(0, sigma + (bias << (spike_exp + 6)))
+        d <- x - act + residue;                                     act <- x
+        sent <- d where |d| >= (threshold << (spike_exp + 6)), else 0;  residue <- d - sent
+        message <- sent >> 6                                        rounded down
+
+    All in int32, which wraps. Nothing resets it. Traces: u is ``sigma``, v is ``act``. Source: Lava
+    ``proc/sdn/models.py``, ``PySigmaDeltaModelFixed``; the loader always rectifies.
+
+    Attributes:
+        threshold: ``vThMant``, one number; 0 sends every change.
+        bias: bias mantissa: one number, one per channel or one per neuron.
+        spike_exp: see :class:`Delta`.
+    """
+
+    threshold: IntArray
+    bias: IntArray
+    spike_exp: int = limits.SPIKE_EXPONENT
+
+    graded: ClassVar[bool] = True
+    resettable: ClassVar[bool] = False
+
+    @staticmethod
+    def of(layer: str, threshold: Any, bias: Any = 0, spike_exp: int = limits.SPIKE_EXPONENT) -> SigmaDelta:
+        """Validated neurons; ``layer`` is the name that errors use."""
+        low, high = limits.BIAS_MANTISSA_MIN, limits.BIAS_MANTISSA_MAX
+        return SigmaDelta(
+            _one_threshold(layer, threshold, limits.THRESHOLD_MAX),
+            _integers(layer, "bias mantissa", bias, low, high, "lower the weight scale"),
+            _exponent(layer, spike_exp),
+        )
+
+    def check_shapes(self, layer: str, shape: Shape) -> None:
+        """Raise :class:`InputError` unless every parameter fits a layer of ``shape``."""
+        _check_shapes(layer, shape, bias=self.bias)
+
+    def expanded(self, shape: Shape) -> dict[str, IntArray]:
+        """Every parameter as an array of ``shape``, by name."""
+        return _expanded(shape, threshold=self.threshold, bias=self.bias)
+
+
+@dataclass(frozen=True, eq=False)
+class Sigma(_Comparable):
+    """Output decoders of a sigma-delta network: ``sigma <- sigma + a``, which is the message too; int32, which wraps.
+
+    Nothing resets it. Traces: u and v are both ``sigma``. Source: Lava ``proc/sdn/models.py``, ``PySigmaModelFixed``.
+    """
+
+    graded: ClassVar[bool] = True
+    resettable: ClassVar[bool] = False
+
+    def check_shapes(self, layer: str, shape: Shape) -> None:
+        """Nothing to check: there are no parameters."""
+
+    def expanded(self, shape: Shape) -> dict[str, IntArray]:
+        """No parameters."""
+        return {}
+
+
+@dataclass(frozen=True, eq=False)
+class Resonator(_Comparable):
+    """Resonate-and-fire neurons: a decaying rotation in the complex plane, driven by complex weights.
+
+    ::
+
+        re' <- clip24(trunc0(cosine * re / 4096) - trunc0(sine * im / 4096) + (a_real << 6))
+        im' <- clip24(trunc0(sine * re / 4096) + trunc0(cosine * im / 4096) + (a_imag << 6))
+        phase:       spike <- re' >= (threshold << 6) and im' >= 0 and im < 0
+        Izhikevich:  spike <- im' >= (threshold << 6);   re' <- 0, im' <- (threshold << 6) - 1 where it spikes
+
+    Nothing resets it. Traces: u is ``re``, v is ``im``. Source: Lava ``proc/rf/models.py`` (phase, NetX type
+    ``RF_PHASE``) and ``proc/rf_iz/models.py`` (all other NetX types that contain ``RF``), ``fixed_pt`` models.
+
+    Attributes:
+        threshold: ``vThMant``, one number.
+        sine, cosine: of the rotation, times the decay, in 1/4096; one number, or one per neuron.
+        phase: fires where the phase passes 0, and keeps its state; else as Izhikevich's.
+    """
+
+    threshold: IntArray
+    sine: IntArray
+    cosine: IntArray
+    phase: bool = True
+
+    graded: ClassVar[bool] = False
+    resettable: ClassVar[bool] = False
+
+    @staticmethod
+    def of(layer: str, threshold: Any, sine: Any, cosine: Any, phase: bool = True) -> Resonator:
+        """Validated neurons; ``layer`` is the name that errors use."""
+        unity, remedy = limits.DECAY_UNITY, "a resonator must not grow"
+        return Resonator(
+            _one_threshold(layer, threshold, limits.THRESHOLD_MAX),
+            _integers(layer, "sine of the rotation", sine, -unity, unity, remedy),
+            _integers(layer, "cosine of the rotation", cosine, -unity, unity, remedy),
+            bool(phase),
+        )
+
+    def check_shapes(self, layer: str, shape: Shape) -> None:
+        """Raise :class:`InputError` unless every parameter fits a layer of ``shape``."""
+        _check_shapes(layer, shape, sine=self.sine, cosine=self.cosine)
+
+    def expanded(self, shape: Shape) -> dict[str, IntArray]:
+        """Every parameter as an array of ``shape``, by name."""
+        return _expanded(shape, threshold=self.threshold, sine=self.sine, cosine=self.cosine)
+
+
+AnyNeuron = Neuron | Delta | SigmaDelta | Sigma | Resonator
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,9 +308,10 @@ class InputNeurons(_Comparable):
 
     name: str
     shape: Shape
-    neuron: Neuron
+    neuron: AnyNeuron
 
     def __post_init__(self) -> None:
+        _check_kind(self.name, self.neuron, Neuron, Delta)
         self.neuron.check_shapes(self.name, self.shape)
 
     @property
@@ -157,20 +333,31 @@ class InputNeurons(_Comparable):
         return message
 
 
+def _check_kind(layer: str, neuron: AnyNeuron, *kinds: type) -> None:
+    if not isinstance(neuron, kinds):
+        known = " or ".join(kind.__name__ for kind in kinds)
+        raise UnsupportedError(f"{layer}: neurons of kind {type(neuron).__name__}; here only {known} can be")
+
+
 @dataclass(frozen=True, eq=False)
 class Dense(_Comparable):
     """All-to-all synapses and their neurons; ``recurrent`` weights see the layer's own spikes one step later.
 
     Attributes:
-        weight: ``[neurons, inputs]``; an input of shape ``(C, H, W)`` is flattened in that order.
+        weight: ``[neurons, inputs]``; an input of shape ``(C, H, W)`` is flattened in that order. Of complex weights,
+            the real part.
         recurrent: ``[neurons, neurons]`` or None.
+        delay: ``[neurons, inputs]``, 0..62 steps that a message takes longer, or None.
+        imaginary: ``[neurons, inputs]``, of complex weights, or None; there where the neurons are resonators.
     """
 
     name: str
     input_shape: Shape
     weight: IntArray
-    neuron: Neuron
+    neuron: AnyNeuron
     recurrent: IntArray | None = None
+    delay: IntArray | None = None
+    imaginary: IntArray | None = None
 
     def __post_init__(self) -> None:
         inputs = int(np.prod(self.input_shape))
@@ -184,6 +371,24 @@ class Dense(_Comparable):
                     f"expected {(self.shape[0], self.shape[0])}"
                 )
             object.__setattr__(self, "recurrent", _weights(self.name, self.recurrent))
+        for what in ("delay", "imaginary"):
+            array = getattr(self, what)
+            if array is None:
+                continue
+            if array.shape != self.weight.shape:
+                raise InputError(f"{self.name}: {what} has shape {array.shape}, expected {self.weight.shape}")
+            if self.recurrent is not None:
+                raise UnsupportedError(f"{self.name}: {what} in a recurrent layer; NetX has no form for it")
+        if self.delay is not None:
+            if self.imaginary is not None:
+                raise UnsupportedError(f"{self.name}: delays of complex weights; NetX has no form for them")
+            remedy = "shorten the delays, or add a layer of relays"
+            object.__setattr__(self, "delay", _integers(self.name, "delay", self.delay, 0, limits.DELAY_MAX, remedy))
+        if self.imaginary is None:
+            _check_kind(self.name, self.neuron, *((Neuron,) if self.recurrent is not None else _DRIVEN))
+        else:
+            _check_kind(self.name, self.neuron, Resonator)
+            object.__setattr__(self, "imaginary", _weights(self.name, self.imaginary))
         self.neuron.check_shapes(self.name, self.shape)
 
     @property
@@ -193,18 +398,21 @@ class Dense(_Comparable):
 
     @property
     def synapses(self) -> int:
-        """Number of synapses."""
-        return self.weight.size + (0 if self.recurrent is None else self.recurrent.size)
+        """Number of synapses; a complex one counts twice."""
+        others = (self.recurrent, self.imaginary)
+        return self.weight.size + sum(0 if matrix is None else matrix.size for matrix in others)
 
     def fan_out(self) -> npt.NDArray[np.int64]:
         """Synapses that one message at each input position drives, ``[*input_shape]``."""
-        return np.full(self.input_shape, self.shape[0], np.int64)
+        return np.full(self.input_shape, self.shape[0] * (1 if self.imaginary is None else 2), np.int64)
 
     def largest_sum(self, message: int) -> int:
         """Bound of the weighted sum's magnitude, messages being at most ``message``."""
         rows = np.abs(self.weight.astype(np.int64)).sum(1) * message
         if self.recurrent is not None:
             rows = rows + np.abs(self.recurrent.astype(np.int64)).sum(1)
+        if self.imaginary is not None:
+            rows = np.maximum(rows, np.abs(self.imaginary.astype(np.int64)).sum(1) * message)
         return int(rows.max(initial=0))
 
 
@@ -220,7 +428,7 @@ class Conv(_Comparable):
     name: str
     input_shape: Shape
     weight: IntArray
-    neuron: Neuron
+    neuron: AnyNeuron
     stride: Pair = (1, 1)
     padding: Pair = (0, 0)
     dilation: Pair = (1, 1)
@@ -250,6 +458,7 @@ class Conv(_Comparable):
         if min(self.shape) < 1:
             raise InputError(f"{name}: the kernel is larger than its input, the output would be {self.shape}")
         object.__setattr__(self, "weight", _weights(name, self.weight))
+        _check_kind(name, self.neuron, *_DRIVEN)
         self.neuron.check_shapes(name, self.shape)
 
     @cached_property
@@ -274,6 +483,7 @@ class Conv(_Comparable):
 
 
 Layer = InputNeurons | Dense | Conv
+_DRIVEN = (Neuron, SigmaDelta, Sigma)  # by real weights
 
 
 def _weights(layer: str, weight: Any) -> IntArray:
@@ -367,13 +577,14 @@ class ChipNet(_Comparable):
         if len(set(names)) != len(names):
             raise InputError(f"network: layer names repeat in {names}")
         shape = self.input_shape
-        message = self.encoding.largest
+        message: int | None = self.encoding.largest
         for i, layer in enumerate(self.layers):
             if isinstance(layer, InputNeurons) and i > 0:
                 raise InputError(f"{layer.name}: input neurons can only be the first layer")
             if layer.input_shape != shape:
                 raise InputError(f"{layer.name}: takes input of shape {layer.input_shape}, is given {shape}")
-            if layer.largest_sum(message) >= limits.SUM_LIMIT:
+            # No useful bound of graded messages is known before they are sent; the reference looks at the sums.
+            if message is not None and layer.largest_sum(message) >= limits.SUM_LIMIT:
                 raise LimitError(
                     layer.name,
                     "largest weighted sum",
@@ -381,7 +592,10 @@ class ChipNet(_Comparable):
                     limits.SUM_LIMIT - 1,
                     "use fewer inputs, smaller weights or fewer message bits",
                 )
-            shape, message = layer.shape, 1
+            shape, message = layer.shape, None if layer.neuron.graded else 1
+        exponents = {layer.neuron.spike_exp for layer in self.layers if isinstance(layer.neuron, Delta | SigmaDelta)}
+        if len(exponents) > 1:
+            raise UnsupportedError(f"network: spike exponents {sorted(exponents)} in one network; NetX has one for all")
 
     @property
     def output_shape(self) -> Shape:
@@ -394,6 +608,43 @@ class ChipNet(_Comparable):
         return any(isinstance(layer, Dense) and layer.recurrent is not None for layer in self.layers)
 
     @property
+    def delayed(self) -> bool:
+        """Whether any synapse delays messages, which a reset of u and v does not clear either."""
+        return any(isinstance(layer, Dense) and layer.delay is not None and layer.delay.any() for layer in self.layers)
+
+    @property
+    def resettable(self) -> bool:
+        """Whether the periodic reset reaches every layer: sigma-delta and resonate-and-fire neurons have none."""
+        return all(layer.neuron.resettable for layer in self.layers)
+
+    @property
+    def leaks(self) -> bool:
+        """Whether anything of one sample outlives the reset at the end of its window."""
+        return self.recurrent or self.delayed or not self.resettable
+
+    @property
+    def spike_exp(self) -> int:
+        """Binary places of graded messages."""
+        neurons = (layer.neuron for layer in self.layers)
+        return next((n.spike_exp for n in neurons if isinstance(n, Delta | SigmaDelta)), limits.SPIKE_EXPONENT)
+
+    @property
     def depth(self) -> int:
         """Chip steps from the input to the last layer's spikes."""
         return sum(not isinstance(layer, InputNeurons) for layer in self.layers)
+
+
+def require_spiking(net: ChipNet, simulator: str) -> None:
+    """For simulators that know :class:`Neuron` alone.
+
+    Raises:
+        UnsupportedError: ``net`` has delays or neurons of another kind.
+    """
+    for layer in net.layers:
+        what = "" if isinstance(layer.neuron, Neuron) else f"neurons of kind {type(layer.neuron).__name__}"
+        if isinstance(layer, Dense) and layer.delay is not None:
+            what = "delays"
+        if what:
+            raise UnsupportedError(
+                f"{layer.name}: {what}, which the {simulator} simulator does not know; use reference or lava"
+            )

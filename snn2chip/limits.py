@@ -20,6 +20,10 @@ SUM_LIMIT = 1 << 24  # |weighted sum|: the shift by 6 has to stay inside int32
 CONV_SUM_BITS = 24  # Lava's Conv wraps the sum to 24 bits, Dense does not
 CONV_GROUPS_MAX = 127  # held in an int8 by Lava's Conv
 MESSAGE_BITS_MAX = 16  # graded payload
+DELAY_MAX = 62  # the loader clamps to it
+STATE_EXPONENT = 6  # of sigma-delta and resonate-and-fire neurons; fixed by the loader
+SPIKE_EXPONENT = 6  # of sigma-delta messages; the loader's default
+SPIKE_EXPONENT_MAX = 7  # 3 bits
 LAVA_THRESHOLD_MAX = 1 << 17  # the loader's default integrator: one above the register, v never exceeds it
 
 # What the chip's registers hold

@@ -10,10 +10,15 @@ import numpy.typing as npt
 
 from snn2chip.backends import simulator
 from snn2chip.chip import ChipNet
-from snn2chip.errors import InputError
+from snn2chip.errors import EnvironmentFailure, InputError, UnsupportedError
 from snn2chip.traces import Mode, Record, Traces, encode
 
 Array = npt.NDArray[Any]
+
+#: ``auto`` looks no further than the event simulator where that takes less than this for everything: torch alone takes
+#: about as long to load.
+_WORTH_A_TRIAL_SECONDS = 2.0
+_TRIAL_SHARE, _TRIAL_MOST = 64, 64  # samples
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,7 @@ class Simulation:
     """What came out.
 
     Attributes:
-        backend: the simulator's name.
+        backend: the simulator that ran; ``auto`` is never among them.
         traces: spikes, states and counts.
         predictions: ``[N]`` classes.
         accuracy: share of predictions that are right; None without classes.
@@ -39,6 +44,42 @@ def check_classes(y: Array | None, samples: int) -> None:
         raise InputError(f"data: y has shape {y.shape} and type {y.dtype}, expected {samples} integer classes")
 
 
+def faster_backend(
+    net: ChipNet,
+    messages: Array,
+    mode: Mode = "isolated",
+    record: Record | None = None,
+    *,
+    samples: int | None = None,
+    **options: Any,
+) -> str:
+    """What ``backend="auto"`` takes: the faster of ``event`` and ``dense``, timed on the first samples.
+
+    How they compare depends on activity, sizes and machine, so that a trial says more than a model would; what they
+    compute is the same. The reference simulates what neither knows.
+
+    Args:
+        net: the network.
+        messages: all messages ``[N, T, *input_shape]``, or the first of them.
+        mode, record: as for the run that follows.
+        samples: how many there are in all.
+        options: that both simulators take (``threads``).
+    """
+    samples = len(messages) if samples is None else samples
+    trial = messages[: max(1, min(_TRIAL_MOST, samples // _TRIAL_SHARE))]
+    seconds = {}
+    for name in ("event", "dense"):
+        try:
+            run = simulator(name).run
+            run(net, trial[:1], mode, record, **options)  # loads and warms what later runs share
+            seconds[name] = run(net, trial, mode, record, **options).seconds
+        except (UnsupportedError, EnvironmentFailure):
+            continue
+        if name == "event" and seconds[name] * samples / len(trial) < _WORTH_A_TRIAL_SECONDS:
+            break
+    return min(seconds, key=lambda name: seconds[name], default="reference")
+
+
 def simulate(
     net: ChipNet,
     x: Array,
@@ -53,7 +94,8 @@ def simulate(
     Args:
         x: ``[N, T, *input_shape]``, or ``[N, *input_shape]``, static.
         y: ``[N]`` classes, for the accuracy.
-        backend: ``event`` (fast), ``reference`` (plain numpy) or ``lava``.
+        backend: ``event`` (work proportional to spikes), ``dense`` (matrix products, also on a GPU), ``auto`` (the
+            faster of both, see :func:`faster_backend`), ``reference`` (plain numpy) or ``lava``.
         mode: see :data:`snn2chip.traces.Mode`.
         record: layers whose spikes and states to keep beside what the prediction needs.
         options: passed on to the simulator.
@@ -68,7 +110,10 @@ def simulate(
         raise InputError("data: no samples")
     needed, asked = Record.readout(net), record or Record()
     keep = Record(needed.spikes | asked.spikes, needed.states | asked.states)
-    traces: Traces = simulator(backend).run(net, encode(net, x), mode, keep, **options)
+    messages = encode(net, x)
+    if backend == "auto":
+        backend = faster_backend(net, messages, mode, keep, **options)
+    traces: Traces = simulator(backend).run(net, messages, mode, keep, **options)
     predictions = traces.predictions(net)
     accuracy = None if y is None else float((predictions == y).mean())
     return Simulation(backend, traces, predictions, accuracy)

@@ -1,14 +1,15 @@
 """What a simulator is asked to keep and what it returns: the contract between simulators, verify and report.
 
 Every simulator is a function ``run(net, messages, mode="isolated", record=Record(), **options) -> Traces``, registered
-under the entry point group ``snn2chip.simulators``. ``messages`` are integers ``[N, T, *input_shape]`` with
-``T <= net.window``; steps from T to the window are silent. All times are layer time.
+under the entry point group ``snn2chip.simulators``. ``messages`` are integers of any type ``[N, T, *input_shape]`` with
+``T <= net.window``: :func:`encode` makes bytes of spikes, int32 of graded input. Steps from T to the window are silent.
+All times are layer time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -55,21 +56,34 @@ class Traces:
     """What a simulator saw.
 
     Attributes:
-        spikes: by layer, uint8 ``[N, W, *shape]``.
-        u, v: by layer, int32 ``[N, W, *shape]``, v after the reset by a spike.
-        spike_counts: spikes of each layer over all samples and steps.
-        synaptic_operations: synapses that received a message, over all samples, layers and steps.
+        spikes: by layer, uint8 ``[N, W, *shape]``; where messages are graded (``layer.neuron.graded``), int32 payloads,
+            and whatever is not 0 counts as a spike.
+        u, v: by layer, int32 ``[N, W, *shape]``, v after the reset by a spike. Neurons other than
+            :class:`~snn2chip.chip.Neuron` say in their docstrings what is shown as u and v.
+        spikes_per_step: by layer, int64 ``[W]``: spikes at each step over all samples.
+        operations_per_step: by layer, int64 ``[W]``: synapses that received a message at that step, over all samples.
+            Recurrent synapses count with the step of the spike that they carry.
         seconds: simulation alone, without compiling, loading and writing.
         overhead_seconds: the rest.
     """
 
-    spikes: dict[str, npt.NDArray[np.uint8]]
+    spikes: dict[str, Array]
     u: dict[str, npt.NDArray[np.int32]]
     v: dict[str, npt.NDArray[np.int32]]
-    spike_counts: dict[str, int]
-    synaptic_operations: int = 0
+    spikes_per_step: dict[str, npt.NDArray[np.int64]]
+    operations_per_step: dict[str, npt.NDArray[np.int64]]
     seconds: float = 0.0
-    overhead_seconds: float = field(default=0.0)
+    overhead_seconds: float = 0.0
+
+    @property
+    def spike_counts(self) -> dict[str, int]:
+        """Spikes of each layer over all samples and steps."""
+        return {name: int(counts.sum()) for name, counts in self.spikes_per_step.items()}
+
+    @property
+    def synaptic_operations(self) -> int:
+        """Synapses that received a message, over all samples, layers and steps."""
+        return sum(int(counts.sum()) for counts in self.operations_per_step.values())
 
     def scores(self, net: ChipNet) -> Array:
         """``[N, classes]`` from the readout: spike counts, or potentials at the last step of the sample."""
@@ -86,13 +100,13 @@ class Traces:
         return best
 
 
-def encode(net: ChipNet, x: Array) -> npt.NDArray[np.int32]:
+def encode(net: ChipNet, x: Array) -> Array:
     """Messages of data ``x`` for ``net``; see :func:`messages_of`."""
     return messages_of(net.encoding, net.input_shape, net.time_steps, x)
 
 
-def messages_of(encoding: Encoding, shape: Shape, steps: int, x: Array) -> npt.NDArray[np.int32]:
-    """Messages ``[N, T, *shape]`` of data ``x``; a held input has one step.
+def messages_of(encoding: Encoding, shape: Shape, steps: int, x: Array) -> Array:
+    """Messages ``[N, T, *shape]`` of data ``x``, uint8 for spikes, else int32; a held input has one step.
 
     Args:
         x: ``[N, T, *shape]``, or without T: static, presented at each step.
@@ -112,9 +126,9 @@ def messages_of(encoding: Encoding, shape: Shape, steps: int, x: Array) -> npt.N
     if x.dtype.kind == "f" and not np.isfinite(x).all():
         raise InputError("data: contains NaN or infinite values")
     if encoding.kind == "spikes":
-        if not np.isin(x, (0, 1)).all():
+        if not ((x == 0) | (x == 1)).all():
             raise InputError("data: not binary, but the network takes spikes (0 and 1)")
-        messages = x.astype(np.int32)
+        messages: Array = x.astype(np.uint8)
     else:
         messages = np.clip(np.rint(x * encoding.scale), encoding.low, encoding.high).astype(np.int32)
     if encoding.kind == "hold":
@@ -124,12 +138,17 @@ def messages_of(encoding: Encoding, shape: Shape, steps: int, x: Array) -> npt.N
     return np.repeat(messages[:, None], steps, axis=1) if static else messages
 
 
-def padded(net: ChipNet, messages: Array) -> npt.NDArray[np.int32]:
-    """``messages`` in an array ``[N, W, *input_shape]``, silent after their last step."""
+def check_messages(net: ChipNet, messages: Array) -> None:
+    """Raise :class:`InputError` unless ``messages`` are ``[N, T, *input_shape]`` with T no longer than the window."""
     if messages.ndim != len(net.input_shape) + 2 or messages.shape[2:] != net.input_shape:
         raise InputError(f"messages: shape {messages.shape}, expected (N, T, {', '.join(map(str, net.input_shape))})")
     if messages.shape[1] > net.window:
         raise InputError(f"messages: {messages.shape[1]} time steps, the window has {net.window}")
+
+
+def padded(net: ChipNet, messages: Array) -> npt.NDArray[np.int32]:
+    """``messages`` as int32 in an array ``[N, W, *input_shape]``, silent after their last step."""
+    check_messages(net, messages)
     out = np.zeros((messages.shape[0], net.window, *net.input_shape), np.int32)
     out[:, : messages.shape[1]] = messages
     return out

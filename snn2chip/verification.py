@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from snn2chip import limits
-from snn2chip.chip import ChipNet, Dense, Layer
+from snn2chip.chip import ChipNet, Dense, Layer, Neuron
 from snn2chip.simulation import simulate
 from snn2chip.traces import Mode, Record, Traces
 
@@ -134,7 +134,7 @@ def _locate(layer: Layer, different: dict[str, Array], expected: Traces, found: 
 def _leak(layer: Layer, at: tuple[int, ...], one: Traces, other: Traces) -> str:
     """What of the previous sample explains, exactly, that ``one`` has more at the first step than ``other``."""
     sample, step, *neuron = at
-    if step > 0 or sample == 0:
+    if step > 0 or sample == 0 or not isinstance(layer.neuron, Neuron):
         return ""
     name, last = layer.name, (sample - 1, -1, *neuron)
     more = {kind: int(getattr(one, kind)[name][at]) - int(getattr(other, kind)[name][at]) for kind in ("u", "v")}
@@ -157,6 +157,9 @@ def _leak(layer: Layer, at: tuple[int, ...], one: Traces, other: Traces) -> str:
 
 
 def _cause(layer: Layer, variable: str, step: int, expected: int, found: int) -> str:
+    if not isinstance(layer.neuron, Neuron):
+        kind = type(layer.neuron).__name__
+        return f"its inputs are equal: a weight, a delay or the law or state of its neurons ({kind}) differs"
     if variable == "u":
         if abs(expected - found) == 2 * limits.STATE_LIMIT:
             return "the current wrapped beyond 24 bits in one of them"

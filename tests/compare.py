@@ -24,5 +24,9 @@ def assert_same_traces(found: Traces, expected: Traces) -> None:
                     f"{layer}: {what} differs in {len(differs)} of {array.size} places, first at sample {place[0]}, "
                     f"step {place[1]}, neuron {place[2:]}: found {array[place]}, expected {other[place]}"
                 )
-    assert found.spike_counts == expected.spike_counts
-    assert found.synaptic_operations == expected.synaptic_operations
+    for what in ("spikes_per_step", "operations_per_step"):
+        ours, theirs = getattr(found, what), getattr(expected, what)
+        assert ours.keys() == theirs.keys(), f"{what} of layers {sorted(ours)}, expected {sorted(theirs)}"
+        for layer, counts in ours.items():
+            assert counts.dtype == np.int64, f"{layer}: {what} has type {counts.dtype}"
+            np.testing.assert_array_equal(counts, theirs[layer], f"{layer}: {what}")

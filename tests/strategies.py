@@ -7,6 +7,7 @@ v at its clip, v exactly on the threshold, sums beyond 24 bits) are drawn on pur
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -17,7 +18,23 @@ from hypothesis import note
 from hypothesis import strategies as st
 
 from snn2chip import limits
-from snn2chip.chip import ChipNet, Conv, Dense, Encoding, EncodingKind, InputNeurons, Layer, Neuron, Readout, Shape
+from snn2chip.chip import (
+    AnyNeuron,
+    ChipNet,
+    Conv,
+    Delta,
+    Dense,
+    Encoding,
+    EncodingKind,
+    InputNeurons,
+    Layer,
+    Neuron,
+    Readout,
+    Resonator,
+    Shape,
+    Sigma,
+    SigmaDelta,
+)
 from snn2chip.conv import conv2d, output_size
 from snn2chip.simulators import reference
 from snn2chip.traces import Mode
@@ -153,9 +170,93 @@ def _scale(weight: Array, message: int) -> int:
     return int(np.abs(weight).sum(1).mean() * max(1, message // 2) / 4) + 1
 
 
+def _delayed(draw: Draw, rng: np.random.Generator, layer: Dense) -> Dense:
+    """``layer`` with delays, about every other one."""
+    shape, kind = layer.weight.shape, draw(st.sampled_from(["none", "none", "short", "neuron", "input", "extremes"]))
+    if kind == "none" or layer.recurrent is not None:
+        return layer
+    if kind == "extremes":
+        delay = rng.choice([0, 1, limits.DELAY_MAX], shape)
+    else:
+        rows, columns = {"short": shape, "neuron": (shape[0], 1), "input": (1, shape[1])}[kind]
+        delay = np.broadcast_to(rng.integers(0, 6, (rows, columns)), shape)
+    return dataclasses.replace(layer, delay=delay)
+
+
+@st.composite
+def sdnn_nets(draw: Draw, *, max_layers: int = 3, max_steps: int = 5) -> ChipNet:
+    """Sigma-delta networks that the NetX loader takes unchanged; sums may be too large, which the reference reports.
+
+    An encoder or none, convolutions and dense layers (delayed now and then) of sigma-delta neurons and, rarely, of
+    spiking ones, at the end a decoder or none.
+    """
+    rng = draw(_generators())
+    exponent = draw(st.sampled_from([6, 6, 0, 7]))
+    high = draw(st.sampled_from([1, 9, 60]))
+    encoding = Encoding() if high == 1 else Encoding("graded", 1.0, -high, high)
+    shape: Shape = (draw(st.integers(1, 8)),)
+    if draw(st.booleans()):
+        shape = (draw(st.integers(1, 2)), draw(st.integers(1, 4)), draw(st.integers(1, 4)))
+    first, layers = shape, list[Layer]()
+    if draw(st.booleans()):
+        layers.append(InputNeurons("input", shape, Delta.of("input", draw(st.integers(0, 4)), exponent)))
+    count = draw(st.integers(1, max_layers))
+    for i in range(count):
+        name = f"layer{i}"
+        layer: Layer
+        if len(shape) == 3 and draw(st.booleans()):
+            layer = _conv_layer(draw, rng, name, shape, 1, True, False)
+            layer = dataclasses.replace(layer, weight=layer.weight.clip(-16, 16))
+        else:
+            neurons, inputs = draw(st.integers(2, 6)), int(np.prod(shape))
+            weight = _weights(draw, rng, (neurons, inputs), 16, "dense")
+            layer = _delayed(draw, rng, Dense(name, shape, weight, Neuron.of(name, 100, 4096, 1000)))
+        bias = rng.integers(-20, 20, draw(st.sampled_from([(), layer.shape[:1], layer.shape])), endpoint=True)
+        neuron: AnyNeuron = SigmaDelta.of(name, draw(st.sampled_from([0, 1, 5, 40])), bias, exponent)
+        if i == count - 1 and draw(st.booleans()):
+            neuron = Sigma()
+        elif draw(st.integers(0, 4)) == 0:
+            neuron = layer.neuron
+        layers.append(dataclasses.replace(layer, neuron=neuron))
+        shape = layer.shape
+    steps = draw(st.integers(1, max_steps))
+    return ChipNet(first, tuple(layers), encoding, Readout(), steps, steps + draw(st.sampled_from([0, 0, 2])))
+
+
+@st.composite
+def rf_nets(draw: Draw, *, max_layers: int = 3, max_steps: int = 12) -> ChipNet:
+    """Resonate-and-fire networks that the NetX loader takes unchanged, now and then with a layer of spiking neurons."""
+    rng = draw(_generators())
+    high = draw(st.sampled_from([1, 1, 30, 65535]))
+    encoding = Encoding() if high == 1 else Encoding("graded", 1.0, -high, high)
+    first = shape = (draw(st.integers(1, 6)),)
+    layers, message = list[Layer](), high
+    for i in range(draw(st.integers(1, max_layers))):
+        name, neurons = f"layer{i}", draw(st.integers(2, 6))
+        real, imaginary = (_weights(draw, rng, (neurons, *shape), _largest_weight(9, message), "dense") for _ in "ri")
+        if i and draw(st.integers(0, 4)) == 0:
+            layers.append(Dense(name, shape, real, Neuron.of(name, 60, 2000, 300)))
+        else:
+            size = draw(st.sampled_from([(), (neurons,)]))
+            angle, radius = rng.uniform(-np.pi, np.pi, size), rng.uniform(0.5, 1.0, size) * UNITY
+            sine, cosine = (np.asarray(radius * f(angle)).astype(int) for f in (np.sin, np.cos))
+            threshold = draw(st.integers(0, min(limits.THRESHOLD_MAX, 60 * message)))
+            neuron = Resonator.of(name, threshold, sine, cosine, draw(st.booleans()))
+            layers.append(Dense(name, shape, real, neuron, imaginary=imaginary))
+        shape, message = (neurons,), 1
+    steps = draw(st.integers(4, max_steps))
+    return ChipNet(first, tuple(layers), encoding, Readout(), steps, steps + draw(st.sampled_from([0, 0, 2])))
+
+
 @st.composite
 def chip_nets(
-    draw: Draw, *, netx_safe: bool = False, max_layers: int = 3, max_steps: int = 6, recurrent: bool = True
+    draw: Draw,
+    *,
+    netx_safe: bool = False,
+    max_layers: int = 3,
+    max_steps: int = 6,
+    recurrent: bool = True,
+    delays: bool = False,
 ) -> ChipNet:
     """Integer networks of up to ``max_layers`` layers.
 
@@ -164,6 +265,7 @@ def chip_nets(
         max_layers: most layers.
         max_steps: most time steps; the window is up to 3 longer.
         recurrent: dense layers may be recurrent.
+        delays: dense layers may delay messages.
     """
     rng = draw(_generators())
     # full: the largest sums that are legal; currents pass 24 bits, and 32. edge: currents of exactly +-2^23.
@@ -194,7 +296,8 @@ def chip_nets(
             layers.append(_conv_layer(draw, rng, name, shape, message, netx_safe, full and i == 0))
         else:
             dense = _dense_layer(draw, rng, name, shape, message, netx_safe, full and i == 0)
-            layers.append(dense if recurrent else Dense(name, shape, dense.weight, dense.neuron))
+            dense = dense if recurrent else Dense(name, shape, dense.weight, dense.neuron)
+            layers.append(_delayed(draw, rng, dense) if delays else dense)
         shape, message = layers[-1].shape, 1
     steps = 1 if kind == "hold" and draw(st.booleans()) else draw(st.integers(1, max_steps))
     window = steps + draw(st.sampled_from([0, 0, 1, 3]))

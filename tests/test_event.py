@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import chip_nets, messages_for
 
-from snn2chip.chip import ChipNet, Conv, Dense, Encoding, InputNeurons, IntArray, Layer, Neuron
-from snn2chip.errors import InputError, UsageError
+from snn2chip.chip import ChipNet, Conv, Dense, Encoding, InputNeurons, IntArray, Layer, Neuron, Sigma
+from snn2chip.errors import InputError, UnsupportedError, UsageError
 from snn2chip.simulators import event, reference
 from snn2chip.traces import MODES, Mode, Record
 
@@ -54,6 +54,11 @@ def test_blocks_and_threads_change_nothing(
     for block_bytes in (1, 700, 1 << 20):
         monkeypatch.setattr(event, "_BLOCK_BYTES", block_bytes)
         assert_same_traces(event.run(net, messages, mode, record, threads=threads), expected)
+    # Threads share the neurons of a convolution where there are fewer samples than threads, or one run.
+    monkeypatch.setattr(event, "_WORTH_SHARING", 0)
+    for few in (messages, messages[:1], messages[:2]):
+        expected = reference.run(net, few, mode, record)
+        assert_same_traces(event.run(net, few, mode, record, threads=threads), expected)
 
 
 @settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
@@ -84,6 +89,56 @@ def test_sums_of_many_spikes_do_not_overflow(weight: int, density: float) -> Non
     assert_equal_arrays(event.run_layer(conv, images), reference.run_layer(conv, images))
 
 
+@pytest.mark.parametrize("neurons", [1, 16, 17, 48, 63, 64, 70, 130, 300, 515])
+@pytest.mark.parametrize("largest", [3, 127, 255])
+def test_rows_of_all_widths(neurons: int, largest: int) -> None:
+    rng = np.random.default_rng(neurons)
+    for inputs in (1, 63, 64, 65, 200):
+        weight = rng.integers(-largest, largest, (neurons, inputs), np.int32, endpoint=True)
+        layer = Dense("a", (inputs,), weight, Neuron.of("a", largest, 3000, 100, rng.integers(-9, 9, neurons)))
+        for density in (0.0, 0.02, 0.3, 0.7, 1.0):
+            messages = (rng.random((2, 3, inputs)) < density).astype(np.uint8)
+            assert_equal_arrays(event.run_layer(layer, messages), reference.run_layer(layer, messages.astype(int)))
+            graded = messages * rng.integers(-9, 9, messages.shape)
+            assert_equal_arrays(event.run_layer(layer, graded), reference.run_layer(layer, graded))
+
+
+@pytest.mark.parametrize("channels", [(1, 1), (3, 24), (7, 9), (8, 48), (16, 70), (12, 300)])
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (2, 5)])
+def test_patches_small_enough_to_look_up_and_larger_ones(channels: tuple[int, int], kernel: tuple[int, int]) -> None:
+    rng = np.random.default_rng(channels[1])
+    weight = rng.integers(-256, 255, (channels[1], channels[0], *kernel), np.int32, endpoint=True)
+    cell = Neuron.of("a", 300, 3000, 100, rng.integers(-9, 9, channels[1]))
+    layer = Conv("a", (channels[0], 6, 9), weight, cell, (1, 2), (1, 0))
+    for density in (0.0, 0.02, 0.3, 0.7, 1.0):
+        messages = (rng.random((2, 3, channels[0], 6, 9)) < density).astype(np.uint8)
+        assert_equal_arrays(event.run_layer(layer, messages), reference.run_layer(layer, messages.astype(int)))
+        graded = messages * rng.integers(-9, 9, messages.shape)
+        assert_equal_arrays(event.run_layer(layer, graded), reference.run_layer(layer, graded))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_delays_cross_blocks(monkeypatch: pytest.MonkeyPatch, mode: Mode) -> None:
+    rng = np.random.default_rng(5)
+    cell = Neuron.of("n", 40, 1000, 100)
+    first = Dense("first", (12,), integers(rng, 30, 12), cell, delay=rng.choice([0, 1, 2, 5, 62], (30, 12)))
+    second = Dense("second", (30,), integers(rng, 9, 30), cell, delay=np.full((9, 30), 1))
+    net = ChipNet((12,), (first, second), time_steps=3, window=4)
+    messages, record = spikes_for(net, 37), Record.everything(net)
+    expected = reference.run(net, messages, mode, record)
+    assert expected.spike_counts["second"]
+    for block_bytes in (1, 700, 1 << 20):
+        monkeypatch.setattr(event, "_BLOCK_BYTES", block_bytes)
+        assert_same_traces(event.run(net, messages, mode, record), expected)
+
+
+def test_other_neurons_are_refused_by_name() -> None:
+    layers = (InputNeurons("in", (3,), Neuron.of("in", 1)), Dense("out", (3,), np.ones((2, 3), int), Sigma()))
+    net = ChipNet((3,), layers, Encoding("graded", 1.0, -9, 9))
+    with pytest.raises(UnsupportedError, match="out: neurons of kind Sigma"):
+        event.run(net, np.ones((1, 1, 3), np.int32))
+
+
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.int16, np.int32, np.int64])
 def test_messages_of_any_integer_type_contiguous_or_not(dtype: Any) -> None:
     net = small_net()
@@ -99,6 +154,8 @@ def test_messages_other_than_0_and_1_are_values_whatever_the_encoding() -> None:
     net = small_net()
     messages = spikes_for(net, 4) * np.array([1, -3, 2], np.int32).reshape(1, 3, 1, 1, 1)
     assert_same_traces(event.run(net, messages), reference.run(net, messages))
+    large = (spikes_for(net, 4) * 255).astype(np.uint8)
+    assert_same_traces(event.run(net, large), reference.run(net, large))
 
 
 @pytest.mark.parametrize("mode", MODES)

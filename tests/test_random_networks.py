@@ -32,6 +32,7 @@ def features(net: ChipNet) -> Counter[str]:
                 "dense after convolution" if len(layer.input_shape) == 3 and layer is not net.layers[0] else "dense"
             ] += 1
             seen["recurrent"] += layer.recurrent is not None
+            seen["delays"] += layer.delay is not None and bool(layer.delay.any())
         elif isinstance(layer, Conv):
             seen["convolution"] += 1
             seen["groups"] += layer.groups > 1
@@ -51,6 +52,7 @@ FEATURES = (
     *("window longer than the sample", "input neurons", "dense", "dense after convolution", "recurrent", "convolution"),
     *("groups", "asymmetric stride", "asymmetric padding", "asymmetric dilation"),
     *("dilation that does not divide the stride", "threshold for each neuron", "decay for each neuron", "bias"),
+    "delays",
 )
 
 
@@ -62,7 +64,7 @@ def test_event_equals_reference_in_all_modes_and_every_situation_occurs() -> Non
     @given(st.data())
     def compare(data: st.DataObject) -> None:
         nonlocal networks
-        net = data.draw(chip_nets())
+        net = data.draw(chip_nets(delays=True))
         messages = data.draw(messages_for(net))
         record = Record.everything(net)
         for mode in MODES:

@@ -184,6 +184,10 @@ def test_synaptic_operations_are_counted_where_they_arrive(simulator: Any) -> No
     out = simulator.run(net, messages)
     assert out.spike_counts == {"conv": 8, "dense": 3}
     assert out.synaptic_operations == 2 * (1 + 4) + 8 * 3 + 3 * 3
+    assert {name: counts.tolist() for name, counts in out.operations_per_step.items()} == {
+        "conv": [2 * (1 + 4)],
+        "dense": [8 * 3 + 3 * 3],
+    }
 
 
 # --- The law once more: Python integers, loops, and chip time instead of layer time ---
@@ -279,8 +283,8 @@ def scalar_run(net: ChipNet, messages: Any, mode: Mode) -> Traces:
         {k.name: np.concatenate([p.spikes[k.name] for p in parts]) for k in net.layers},
         join["u"],
         join["v"],
-        {k.name: sum(p.spike_counts[k.name] for p in parts) for k in net.layers},
-        sum(p.synaptic_operations for p in parts),
+        {k.name: sum(p.spikes_per_step[k.name] for p in parts) for k in net.layers},
+        {k.name: sum(p.operations_per_step[k.name] for p in parts) for k in net.layers},
     )
 
 
@@ -294,7 +298,7 @@ def _scalar_stream(net: ChipNet, messages: Any, mode: Mode) -> Traces:
     ]
     layers = [ScalarLayer(layer) for layer in net.layers]
     found: dict[str, dict[str, list[list[int]]]] = {w: {k.name: [] for k in net.layers} for w in ("s", "u", "v")}
-    operations = 0
+    operations = {k.name: np.zeros(window, np.int64) for k in net.layers}
     buffered: list[Any] = [[0] * int(np.prod(layer.input_shape)) for layer in net.layers]
     for chip_step in range(len(stream) + net.depth):
         message = stream[chip_step] if chip_step < len(stream) else silent
@@ -314,15 +318,16 @@ def _scalar_stream(net: ChipNet, messages: Any, mode: Mode) -> Traces:
                 for what, values in (("s", cell.spikes), ("u", cell.u), ("v", cell.v)):
                     found[what][cell.layer.name].append(list(values))
                 if costs:
-                    operations += sum(arrived[i] != 0 for pairs in cell.synapses for i, _ in pairs)
+                    received = sum(arrived[i] != 0 for pairs in cell.synapses for i, _ in pairs)
+                    operations[cell.layer.name][layer_time % window] += received
                 if cell.recurrent is not None:
-                    operations += sum(cell.spikes) * len(cell.spikes)
+                    operations[cell.layer.name][layer_time % window] += sum(cell.spikes) * len(cell.spikes)
 
     def traces(what: str, kind: Any) -> dict[str, Any]:
         return {k.name: np.array(found[what][k.name], kind).reshape(samples, window, *k.shape) for k in net.layers}
 
     spikes = traces("s", np.uint8)
-    counts = {name: int(array.sum()) for name, array in spikes.items()}
+    counts = {name: array.sum(0, dtype=np.int64).reshape(window, -1).sum(1) for name, array in spikes.items()}
     return Traces(spikes, traces("u", np.int32), traces("v", np.int32), counts, operations)
 
 

@@ -54,9 +54,7 @@ def command(net: Path, as_json: bool) -> None:
                 layer["neurons"],
                 layer["synapses"],
                 layer["bits"],
-                _span(layer["neuron"]["threshold"]),
-                _span(layer["neuron"]["current_decay"]),
-                _span(layer["neuron"]["voltage_decay"]),
+                *(_span(layer["neuron"].get(name)) for name in ("threshold", "current_decay", "voltage_decay")),
             )
             for layer in layers
         ],
@@ -76,12 +74,12 @@ def _describe(layer: Layer, net: ChipNet, index: int) -> dict[str, Any]:
     if isinstance(layer, Dense) and layer.recurrent is not None:
         kind = "dense_rec"
         weights.append(layer.recurrent)
+    if isinstance(layer, Dense) and layer.imaginary is not None:
+        weights.append(layer.imaginary)
     low, high = (int(f([f(w) for w in weights])) if weights else 0 for f in (np.min, np.max))
     bits = max(high.bit_length(), (-low - 1).bit_length() if low < 0 else 0) + (low < 0)
-    neuron = {
-        name: [int(getattr(layer.neuron, name).min()), int(getattr(layer.neuron, name).max())]
-        for name in ("threshold", "current_decay", "voltage_decay", "bias")
-    }
+    parameters = {name: np.asarray(value) for name, value in vars(layer.neuron).items()}  # of any kind of neuron
+    neuron = {name: [int(array.min()), int(array.max())] for name, array in parameters.items()}
     return {
         "name": layer.name,
         "type": kind,
@@ -99,5 +97,7 @@ def _shape(shape: Any) -> str:
     return "x".join(map(str, shape))
 
 
-def _span(bounds: list[int]) -> str:
+def _span(bounds: list[int] | None) -> str:
+    if bounds is None:
+        return ""
     return str(bounds[0]) if bounds[0] == bounds[1] else f"{bounds[0]}..{bounds[1]}"
