@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from snn2chip.chip import ChipNet
     from snn2chip.compiler import compile_model, convert
+    from snn2chip.data import open_data
     from snn2chip.formats import export, read
+    from snn2chip.long_runs import simulate_data
     from snn2chip.model_file import load, save
     from snn2chip.simulation import simulate
     from snn2chip.verification import verify
@@ -31,9 +33,11 @@ _HOME = {
     "convert": "compiler",
     "export": "formats",
     "load": "model_file",
+    "open_data": "data",
     "read": "formats",
     "save": "model_file",
     "simulate": "simulation",
+    "simulate_data": "long_runs",
     "verify": "verification",
 }
 
@@ -44,9 +48,11 @@ __all__ = [
     "convert",
     "export",
     "load",
+    "open_data",
     "read",
     "save",
     "simulate",
+    "simulate_data",
     "verify",
 ]
 

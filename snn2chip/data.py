@@ -1,12 +1,30 @@
-"""Data files: ``.npz`` with ``x`` and optionally ``y``."""
+"""Data files: samples ``x`` and optionally their classes ``y``, in memory or streamed.
+
+=====================  ====================================================================================
+``data.npz``           arrays ``x`` and ``y``; read into memory
+a folder of ``.npy``   ``x.npy``, or shards ``x-000.npy``, ``x-001.npy`` ... in that order; ``y`` likewise
+one ``.npy``           ``x`` alone
+HDF5                   datasets ``x`` and ``y`` in the root group
+=====================  ====================================================================================
+
+``x`` is ``[N, T, *input_shape]``, or ``[N, *input_shape]`` where it is static; ``y`` is ``[N]`` integers. All but
+``.npz`` are read in ranges of samples and never as a whole. Files are treated as hostile: nothing is unpickled, no link
+to another file is followed, and no header is believed that claims more than its file can hold.
+"""
 
 from __future__ import annotations
 
+import math
 import os
+import re
+import warnings
 import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import h5py
 import numpy as np
 import numpy.typing as npt
 
@@ -16,6 +34,191 @@ Array = npt.NDArray[Any]
 
 #: A header can claim any size; more than this is not read into memory.
 MAX_BYTES = 8 << 30
+#: Deflate packs 1032 to 1 at best: what declares more than this has little stored in it.
+MAX_RATIO = 2048
+#: HDF5 unpacks whole chunks.
+MAX_HDF5_CHUNK = 256 << 20
+
+_NPY_MAGIC = b"\x93NUMPY"
+# What numpy and h5py raise on malformed files.
+_BROKEN = (OSError, ValueError, TypeError, KeyError, RuntimeError, SyntaxError, EOFError, MemoryError)
+
+
+class Rows(Protocol):
+    """Something with a first axis of which ranges can be read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the whole."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the numbers."""
+
+    def read(self, first: int, last: int) -> Array:
+        """Rows ``first`` to ``last``, without the latter."""
+
+
+@dataclass(frozen=True)
+class _Whole:
+    array: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.array.dtype
+
+    def read(self, first: int, last: int) -> Array:
+        return self.array[first:last]
+
+
+@dataclass(frozen=True)
+class _Shard:
+    path: Path
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+@dataclass(frozen=True)
+class _Npy:
+    """One array in several ``.npy`` files. Read, not mapped: pages of a map count as memory, and a file that is cut
+    off while it is mapped ends the process."""
+
+    shards: tuple[_Shard, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (sum(shard.shape[0] for shard in self.shards), *self.shards[0].shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.shards[0].dtype
+
+    def read(self, first: int, last: int) -> Array:
+        out = np.empty((last - first, *self.shape[1:]), self.dtype)
+        begin = 0
+        for shard in self.shards:
+            low, high = max(first, begin), min(last, begin + shard.shape[0])
+            if low < high:
+                part = out[low - first : high - first]
+                try:
+                    with shard.path.open("rb") as file:
+                        file.seek(shard.offset + (low - begin) * (part.nbytes // len(part)))
+                        got = file.readinto(part.reshape(-1).view(np.uint8).data)
+                except OSError as error:
+                    raise _unreadable(shard.path, error) from error
+                if got != part.nbytes:
+                    raise InputError(f"{shard.path}: ends early, it has been cut off since it was opened")
+            begin += shard.shape[0]
+        return out
+
+
+@dataclass(frozen=True)
+class _Hdf5:
+    """A dataset. The file is opened for each range, so that no handle is inherited by processes started meanwhile."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def read(self, first: int, last: int) -> Array:
+        try:
+            with h5py.File(self.path, "r") as file:
+                return np.asarray(_dataset(self.path, file, self.name)[first:last])
+        except _BROKEN as error:
+            raise _unreadable(self.path, error) from error
+
+
+@dataclass(frozen=True)
+class Data:
+    """Samples and, where ``y`` is not None, their classes.
+
+    Attributes:
+        name: what messages call them.
+        x, y: rows ``[N, ...]`` and ``[N]``.
+    """
+
+    name: str
+    x: Rows
+    y: Rows | None = None
+
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of ``x``."""
+        return self.x.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of ``x``."""
+        return self.x.dtype
+
+    @property
+    def classes(self) -> bool:
+        """Whether there are classes."""
+        return self.y is not None
+
+    def read(self, first: int = 0, last: int | None = None) -> tuple[Array, Array | None]:
+        """``x`` and ``y`` of samples ``first`` to ``last`` (without it), or to the end.
+
+        Raises:
+            InputError: the file is damaged, or the range is larger than memory allows.
+        """
+        last = len(self) if last is None else min(last, len(self))
+        size = (last - first) * math.prod(self.shape[1:]) * self.dtype.itemsize
+        if size > MAX_BYTES:
+            raise InputError(f"{self.name}: {size} bytes, limit {MAX_BYTES}; take fewer samples")
+        x = self.x.read(first, last)
+        if x.dtype == bool:
+            x = x.view(np.uint8) != 0  # files can hold any byte
+        return x, None if self.y is None else self.y.read(first, last)
+
+    def chunks(self, size: int, first: int = 0) -> Iterator[tuple[Array, Array | None]]:
+        """``size`` samples at a time, from ``first`` on."""
+        for low in range(first, len(self), size):
+            yield self.read(low, low + size)
+
+
+def open_data(path: str | os.PathLike[str]) -> Data:
+    """The samples at ``path``; see the module's description for what can be there.
+
+    Raises:
+        InputError: missing, of no known format, malformed, or not numbers.
+    """
+    file = Path(path)
+    if file.is_dir():
+        return _checked(str(file), _shards(file, "x"), _shards(file, "y"))
+    if not file.is_file():
+        raise InputError(f"{file}: no such file or folder")
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(len(_NPY_MAGIC))
+        hdf5 = bool(h5py.is_hdf5(file))
+    except OSError as error:
+        raise _unreadable(file, error) from error
+    if hdf5:
+        return _checked(str(file), *_hdf5(file))
+    if head == _NPY_MAGIC:
+        return _checked(str(file), _Npy((_shard(file),)), None)
+    if head[:2] == b"PK" or file.suffix == ".npz":
+        return of_arrays(*load_npz(file), name=str(file))
+    raise InputError(f"{file}: neither .npz, .npy nor HDF5")
+
+
+def of_arrays(x: Array, y: Array | None = None, name: str = "data") -> Data:
+    """Arrays in memory as data.
+
+    Raises:
+        InputError: not numbers ``[N, ...]`` and ``[N]`` integers.
+    """
+    return _checked(name, _Whole(x), None if y is None else _Whole(y))
 
 
 def load_npz(path: str | os.PathLike[str]) -> tuple[Array, Array | None]:
@@ -31,15 +234,119 @@ def load_npz(path: str | os.PathLike[str]) -> tuple[Array, Array | None]:
         with zipfile.ZipFile(file) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
         if size > MAX_BYTES:
-            raise InputError(f"{file}: {size} bytes unpacked, limit {MAX_BYTES}; split it")
+            raise InputError(f"{file}: {size} bytes unpacked, limit {MAX_BYTES}; save it as a folder of .npy")
         with np.load(file, allow_pickle=False) as arrays:
             if "x" not in arrays:
                 raise InputError(f"{file}: has no array x, only {', '.join(arrays.files) or 'nothing'}")
             x, y = arrays["x"], arrays.get("y")
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-        raise InputError(f"{file}: cannot be read as .npz ({str(error).splitlines()[0][:120]})") from error
-    if x.dtype.kind not in "biuf" or x.ndim < 2 or len(x) == 0:
-        raise InputError(f"{file}: x has shape {x.shape} and type {x.dtype}, expected numbers [N, ...] with N >= 1")
-    if y is not None and (y.shape != (len(x),) or y.dtype.kind not in "iu"):
-        raise InputError(f"{file}: y has shape {y.shape} and type {y.dtype}, expected {len(x)} integer classes")
+    except (*_BROKEN, zipfile.BadZipFile) as error:
+        raise InputError(f"{file}: cannot be read as .npz ({_first_line(error)})") from error
+    of_arrays(x, y, str(file))  # checks them
     return x, y
+
+
+def _checked(name: str, x: Rows | None, y: Rows | None) -> Data:
+    if x is None:
+        raise InputError(f"{name}: has neither x.npy nor x-000.npy, x-001.npy ...")
+    if x.dtype.kind not in "biuf" or len(x.shape) < 2 or math.prod(x.shape) == 0:
+        raise InputError(f"{name}: x has shape {x.shape} and type {x.dtype}, expected numbers [N, ...] with N >= 1")
+    if y is not None and (y.shape != x.shape[:1] or y.dtype.kind not in "iu"):
+        raise InputError(f"{name}: y has shape {y.shape} and type {y.dtype}, expected {x.shape[0]} integer classes")
+    return Data(name, x, y)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+
+
+def _unreadable(path: Path, error: BaseException) -> InputError:
+    return InputError(f"{path}: cannot be read ({_first_line(error)})")
+
+
+def _shards(folder: Path, what: str) -> _Npy | None:
+    """``what.npy``, or ``what-0.npy``, ``what-1.npy`` ... of a folder; None where it has neither."""
+    try:
+        names = [entry.name for entry in folder.iterdir()]
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    numbers = {name: found[1] for name in names if (found := re.fullmatch(rf"{what}-([0-9]{{1,9}})\.npy", name))}
+    if f"{what}.npy" in names:
+        if numbers:
+            raise InputError(f"{folder}: has both {what}.npy and {min(numbers)}; which of them is meant?")
+        return _Npy((_shard(folder / f"{what}.npy"),))
+    if not numbers:
+        return None
+    ordered = sorted(numbers, key=lambda name: int(numbers[name]))
+    found_numbers = [int(numbers[name]) for name in ordered]
+    for i, (name, number) in enumerate(zip(ordered, found_numbers, strict=True)):
+        expected = min(found_numbers[0], 1) + i  # counted from 0 or from 1
+        if number != expected:
+            raise InputError(f"{folder}: {name} where shard {expected} of {what} is expected; one is missing or double")
+    shards = tuple(_shard(folder / name) for name in ordered)
+    for shard in shards:
+        if shard.shape[1:] != shards[0].shape[1:] or shard.dtype != shards[0].dtype:
+            raise InputError(
+                f"{shard.path}: samples of shape {shard.shape[1:]} and type {shard.dtype}, "
+                f"those of {shards[0].path.name} have {shards[0].shape[1:]} and {shards[0].dtype}"
+            )
+    return _Npy(shards)
+
+
+def _shard(path: Path) -> _Shard:
+    """What the header of an ``.npy`` file says, if the file is exactly as long as that."""
+    if not path.is_file():  # a pipe would block
+        raise InputError(f"{path}: not a file")
+    try:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about headers that Python 2 wrote
+            version = np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
+            read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            if version not in read:
+                raise InputError(f"{path}: .npy version {version}, expected 1.0 or 2.0")
+            shape, fortran, dtype = read[version](file)  # type: ignore[no-untyped-call]
+            offset, size = file.tell(), os.fstat(file.fileno()).st_size
+    except (*_BROKEN, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as .npy ({_first_line(error)})") from error
+    if dtype.hasobject or dtype.kind not in "biuf" or not shape or min(shape) < 0:
+        raise InputError(f"{path}: shape {shape} and type {dtype}, expected numbers [N, ...]")
+    if fortran and len(shape) > 1:
+        raise InputError(f"{path}: in Fortran order, which cannot be streamed; save numpy.ascontiguousarray(x)")
+    if math.prod(shape) * dtype.itemsize != size - offset:
+        raise InputError(
+            f"{path}: {size - offset} bytes of data, but shape {shape} and type {dtype} are "
+            f"{math.prod(shape) * dtype.itemsize}"
+        )
+    return _Shard(path, offset, shape, dtype)
+
+
+def _hdf5(path: Path) -> tuple[_Hdf5, _Hdf5 | None]:
+    try:
+        with h5py.File(path, "r") as file:
+            if "x" not in list(file):
+                raise InputError(f"{path}: has no dataset x, only {', '.join(list(file)[:8]) or 'nothing'}")
+            found = {name: _dataset(path, file, name) for name in ("x", "y") if name in list(file)}
+            rows = {name: _Hdf5(path, name, dataset.shape, dataset.dtype) for name, dataset in found.items()}
+    except _BROKEN as error:
+        raise InputError(f"{path}: cannot be read as HDF5 ({_first_line(error)})") from error
+    return rows["x"], rows.get("y")
+
+
+def _dataset(path: Path, file: Any, name: str) -> Any:
+    """A dataset of numbers that lies in this file and can hold what it declares."""
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        raise InputError(f"{path}: {name} is a link to elsewhere")
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset):
+        raise InputError(f"{path}: {name} is not a dataset")
+    if dataset.is_virtual or dataset.external:
+        raise InputError(f"{path}: {name} lies in another file")
+    if dataset.shape is None or dataset.dtype.hasobject or dataset.dtype.kind not in "biuf":
+        raise InputError(
+            f"{path}: {name} has shape {dataset.shape} and type {dataset.dtype}, expected numbers [N, ...]"
+        )
+    size = math.prod(dataset.shape) * dataset.dtype.itemsize
+    if size and (dataset.id.get_storage_size() == 0 or size > MAX_RATIO * path.stat().st_size):
+        raise InputError(f"{path}: {name} declares {size} bytes, more than the file can hold")
+    if dataset.chunks and math.prod(dataset.chunks) * dataset.dtype.itemsize > MAX_HDF5_CHUNK:
+        raise InputError(f"{path}: {name} has chunks of shape {dataset.chunks}, limit {MAX_HDF5_CHUNK} bytes each")
+    return dataset

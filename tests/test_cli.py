@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import resource
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +75,12 @@ def test_simulate_writes_what_was_asked_for(folder: Path, tmp_path: Path) -> Non
     arguments = ("simulate", folder / "model.net", folder / "data.npz", "-o", target, "--record", "0 (Conv2d)")
     assert call(*arguments).exit_code == 0
     with np.load(target) as out:
-        assert set(out.files) == {"predictions", "scores", "spikes/0 (Conv2d)", "u/0 (Conv2d)", "v/0 (Conv2d)"}
+        recorded = {f"{kind}/0 (Conv2d)" for kind in ("spikes", "u", "v")}
+        counts = {"layers", "spikes_per_step", "operations_per_step"}
+        assert set(out.files) == {"predictions", "scores", *counts, *recorded}
+        assert out["layers"].tolist() == ["0 (Conv2d)", "4 (Readout)"]
+        assert out["spikes_per_step"].shape == out["operations_per_step"].shape == (2, 4)
+        assert out["spikes_per_step"][0].tolist() == out["spikes/0 (Conv2d)"].sum((0, 2, 3, 4), int).tolist()
         assert out["spikes/0 (Conv2d)"].shape == (20, 4, 4, 6, 6)
         assert np.array_equal(out["predictions"], out["scores"].argmax(1))
     again = call(*arguments)
@@ -132,15 +141,48 @@ def test_export_verifies_in_lava(folder: Path, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.net"]
 
 
+@pytest.mark.lava
+def test_lava_that_hangs_or_is_interrupted(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("lava.lib.dl.netx", reason="Lava needs Python 3.10")
+    command = ["export", folder / "model.pt", "-o", tmp_path / "out.net"]
+    late = call(*command, "--timeout", 0.01)
+    assert late.exit_code == 5
+    assert re.fullmatch(r"error: Lava: not finished after 0.01 s.*\n", late.stderr)
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from snn2chip.cli import main; main()", *map(str, command)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not (workers := lava_workers(process.pid)):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (130, "error: interrupted\n")
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    assert list(tmp_path.iterdir()) == []
+
+
+def lava_workers(pid: int) -> list[int]:
+    """Child processes of ``pid`` that run Lava, from Linux's process table."""
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            if b"lava_worker.py" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(int(child))
+    return found
+
+
 def test_a_failed_proof_leaves_no_file(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from snn2chip import prove
     from snn2chip.errors import LavaMissing
     from snn2chip.simulators import event
 
-    def missing(net: Any, x: Any, against: str) -> Any:
+    def missing(net: Any, x: Any, against: str, **options: Any) -> Any:
         if against == "lava":
             raise LavaMissing("not here")
-        return real(net, x, against=against)
+        return real(net, x, against=against, **options)
 
     real, true = prove.verify, event.run
 
@@ -177,6 +219,9 @@ def bad_cases(folder: Path, tmp: Path) -> dict[str, tuple[int, str, list[Any]]]:
     (tmp / "missing.net").write_bytes((folder / "model.net").read_bytes())
     with h5py.File(tmp / "missing.net", "r+") as file:
         del file["layer/1/weight"]
+    with h5py.File(tmp / "link.h5", "w") as file:
+        file["x"] = h5py.ExternalLink(str(folder / "model.net"), "/layer/1/weight")
+    (tmp / "folder").mkdir()
     objects = np.empty(2, object)
     objects[:] = [{}, []]
     net, data, model = folder / "model.net", folder / "data.npz", folder / "model.pt"
@@ -207,6 +252,9 @@ def bad_cases(folder: Path, tmp: Path) -> dict[str, tuple[int, str, list[Any]]]:
         "external link": (3, "link", ["inspect", tmp / "link.net"]),
         "no such data": (3, "no such file", ["simulate", net, tmp / "nix.npz"]),
         "not data": (3, "cannot be read as .npz", ["simulate", net, tmp / "text.npz"]),
+        "data by an external link": (3, "link", ["simulate", net, tmp / "link.h5"]),
+        "empty folder of data": (3, "neither x.npy", ["simulate", net, tmp / "folder", "-o", tmp / "out"]),
+        "folder of others as output": (2, "exists already", ["simulate", net, data, "-o", folder, "--force"]),
         "no x": (3, "no array x", ["simulate", net, data_of(None, y=[1])]),
         "objects": (3, "cannot be read", ["simulate", net, data_of(objects)]),
         "text data": (3, "type <U1", ["simulate", net, data_of(np.full((2, 1, 8, 8), "a"))]),
@@ -245,22 +293,25 @@ def test_existing_output_is_kept(folder: Path, tmp_path: Path) -> None:
     assert s2c.read(target).time_steps == 4
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_full_disk(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
-    real = Path.replace
-
-    def full(self: Path, target: Path) -> Path:
-        if self.suffix == ".part":
-            raise OSError(28, os.strerror(28))
-        return real(self, target)
-
-    monkeypatch.setattr(Path, "replace", full)
-    result = call("export", folder / "model.pt", "-o", tmp_path / "out.net", "--no-verify")
-    assert result.exit_code == 5
-    assert "No space left on device" in result.stderr
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("limit", [0, 700, 5000])
+def test_full_disk(folder: Path, tmp_path: Path, limit: int) -> None:
+    """A limit on the size of files stands for a disk: the system refuses the write, nothing is mocked."""
+    for arguments in (
+        ["export", folder / "model.pt", "-o", tmp_path / "out.net", "--no-verify"],
+        ["simulate", folder / "model.net", folder / "data.npz", "-o", tmp_path / "out.npz", "--record", "all"],
+    ):
+        assert call(*arguments).exit_code == 0  # compiled kernels are files too: cached by now
+        Path(arguments[arguments.index("-o") + 1]).unlink()
+        done = subprocess.run(
+            [sys.executable, "-c", "from snn2chip.cli import main; main()", *map(str, arguments)],
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 5, done.stderr
+        assert re.fullmatch(r"error: \S+/out\.(net|npz): cannot be written \(File too large\)\n", done.stderr)
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_debug_shows_the_traceback(folder: Path) -> None:
@@ -273,7 +324,7 @@ def test_help_is_quick_and_needs_no_torch() -> None:
     code = "import sys, snn2chip.cli as c; c.cli(['--help'], standalone_mode=False); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for command in ("demo", "export", "inspect", "simulate", "verify"):
+    for command in ("demo", "doctor", "export", "inspect", "lava-env", "simulate", "verify"):
         assert command in done.stdout
         helped = call(command, "--help")
         assert (helped.exit_code, "--json" in helped.stdout) == (0, True)

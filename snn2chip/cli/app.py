@@ -15,12 +15,15 @@ import click
 from snn2chip import __version__
 from snn2chip.errors import Snn2chipError
 
-#: Commands, each the module of that name beside this one, loaded when it runs: ``--help`` must not import torch.
+#: Commands, each the module of that name beside this one (``lava-env``: ``lava_env``), loaded when it runs: ``--help``
+#: must not import torch.
 COMMANDS = {
     "demo": "Train a small network on digits, export it, prove it against Lava.",
+    "doctor": "Say what is installed, what works, and what to do where not.",
     "export": "Compile a trained model to a NetX file and verify it.",
     "inspect": "Show layers, neurons and readout of a NetX file.",
-    "simulate": "Run a NetX file on data.",
+    "lava-env": "Make a small environment that runs Lava for this Python.",
+    "simulate": "Run a NetX file on data of any size.",
     "verify": "Compare two simulators on data, bit for bit.",
 }
 
@@ -32,7 +35,10 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command = import_module(f"snn2chip.cli.{cmd_name}").command
+        try:
+            command = import_module(f"snn2chip.cli.{cmd_name.replace('-', '_')}").command
+        except KeyboardInterrupt as error:  # loading torch takes seconds
+            fail(error, False)
         assert isinstance(command, click.Command)
         return command
 
@@ -106,6 +112,9 @@ def print_json(content: dict[str, Any]) -> None:
 def main() -> None:
     """Entry point of the ``snn2chip`` command."""
     try:
-        cli(prog_name="snn2chip")
-    except KeyboardInterrupt as error:
-        fail(error, False)
+        sys.exit(cli.main(prog_name="snn2chip", standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):  # click makes the first of the second
+        fail(KeyboardInterrupt(), False)

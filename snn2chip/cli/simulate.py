@@ -9,12 +9,27 @@ import numpy as np
 
 from snn2chip.cli import output
 from snn2chip.cli.app import common, print_json
-from snn2chip.data import load_npz
+from snn2chip.cli.progress import bar
+from snn2chip.data import open_data
 from snn2chip.errors import UsageError
-from snn2chip.files import check_absent, whole_file
 from snn2chip.formats import read
-from snn2chip.simulation import simulate
+from snn2chip.long_runs import simulate_data
 from snn2chip.traces import Mode, Record
+
+EPILOG = """\b
+Results (-o FILE.npz, or -o FOLDER with one .npy for each; docs/results.md):
+  predictions, scores                      of each sample
+  spikes_per_step, operations_per_step     of each layer and step, over all samples
+  spikes, u, v                             of each sample, step and neuron, for --record
+
+A FOLDER is written while the run goes on. If the run is killed, the same command continues it.
+
+\b
+Examples:
+  snn2chip simulate model.net test.npz
+  snn2chip simulate model.net folder/ -o results/
+  snn2chip simulate model.net data.h5 --samples 1000 -o spikes.npz --record all
+"""
 
 
 def mode_of(windowed: bool, streaming: bool) -> Mode:
@@ -24,16 +39,21 @@ def mode_of(windowed: bool, streaming: bool) -> Mode:
     return "windowed" if windowed else "streaming" if streaming else "isolated"
 
 
-@click.command("simulate")
+@click.command("simulate", epilog=EPILOG)
 @click.argument("net", type=click.Path(path_type=Path))
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--backend", default="event", show_default=True, help="event, reference or lava.")
+@click.option(
+    "--backend",
+    default="auto",
+    show_default=True,
+    help="event, dense, auto (the faster of both, or what knows the network), reference or lava.",
+)
 @click.option("--samples", type=click.IntRange(1), help="Only the first N samples.")
 @click.option(
     "--windowed", is_flag=True, help="Samples follow one another as on the chip; spikes in flight cross a reset."
 )
 @click.option("--streaming", is_flag=True, help="Samples follow one another and nothing is reset.")
-@click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="Write predictions and scores (.npz).")
+@click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="Where to write results, see below.")
 @click.option(
     "--record", "layers", multiple=True, help="Also write spikes, u and v of this layer (or: all); repeatable."
 )
@@ -51,57 +71,64 @@ def command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Run NET on DATA (.npz with x and, for the accuracy, y)."""
+    """Run NET on DATA: x and, for the accuracy, y.
+
+    DATA is an .npz, a folder of .npy (x.npy, or x-000.npy, x-001.npy ...; y likewise), or HDF5; the last two may be
+    larger than memory.
+    """
     mode = mode_of(windowed, streaming)
-    if target is not None:
-        check_absent(target, force)
-    elif layers:
-        raise UsageError("--record needs --output FILE.npz")
+    if target is None and layers:
+        raise UsageError("--record needs --output")
     network = read(net)
     names = [layer.name for layer in network.layers]
     unknown = set(layers) - {*names, "all"}
     if unknown:
         raise UsageError(f"--record: no layer {', '.join(sorted(unknown))}; have {', '.join(names)}")
-    x, y = load_npz(data)
-    x, y = x[:samples], None if y is None else y[:samples]
     kept = names if "all" in layers else layers
-    with output.working(f"Simulating {len(x)} samples ({backend})", as_json):
-        result = simulate(network, x, y, backend, mode, Record.of(kept, kept))
-    traces = result.traces
-    if target is not None:
-        arrays = {"predictions": result.predictions, "scores": traces.scores(network)}
-        for kind, recorded in (("spikes", traces.spikes), ("u", traces.u), ("v", traces.v)):
-            arrays |= {f"{kind}/{name}": array for name, array in recorded.items() if name in kept}
-        with whole_file(target, force) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-    rate = len(x) / traces.seconds if traces.seconds > 0 else float("inf")
+    with bar(as_json) as tell:
+        result = simulate_data(
+            network,
+            open_data(data),
+            backend,
+            mode,
+            Record.of(kept, kept),
+            samples=samples,
+            target=target,
+            force=force,
+            progress=tell,
+        )
+    simulated = result.samples - result.resumed_at
+    rate = simulated / result.seconds if result.seconds > 0 else None
     if as_json:
         print_json(
             {
-                "backend": backend,
+                "backend": result.backend,
                 "mode": mode,
-                "samples": len(x),
+                "samples": result.samples,
+                "resumed_at": result.resumed_at,
                 "time_steps": network.time_steps,
-                "seconds": traces.seconds,
-                "overhead_seconds": traces.overhead_seconds,
+                "seconds": result.seconds,
+                "overhead_seconds": result.overhead_seconds,
                 "samples_per_s": rate,
                 "accuracy": result.accuracy,
-                "spikes": traces.spike_counts,
-                "synaptic_operations": traces.synaptic_operations,
+                "spikes": result.spike_counts,
+                "synaptic_operations": result.synaptic_operations,
             }
         )
         return
     output.table(
         ("layer", "spikes", "spikes per neuron and sample"),
         [
-            (name, count, f"{count / len(x) / np.prod(layer.shape):.3f}")
-            for layer, (name, count) in zip(network.layers, traces.spike_counts.items(), strict=True)
+            (name, count, f"{count / result.samples / np.prod(layer.shape):.3f}")
+            for layer, (name, count) in zip(network.layers, result.spike_counts.items(), strict=True)
         ],
     )
     accuracy = "" if result.accuracy is None else f", accuracy {output.percent(result.accuracy)}"
+    if result.resumed_at:
+        output.out().print(f"continued at sample {result.resumed_at:,}", markup=False)
     output.out().print(
-        f"{len(x)} samples x {network.time_steps} steps in {traces.seconds:.3f} s ({rate:,.0f} samples/s, {backend}, "
-        f"{mode}), {traces.synaptic_operations:,} synaptic operations{accuracy}",
+        f"{simulated:,} samples x {network.time_steps} steps in {result.seconds:.3f} s ({rate or 0:,.0f} samples/s, "
+        f"{result.backend}, {mode}), {result.synaptic_operations:,} synaptic operations{accuracy}",
         markup=False,
     )
     if target is not None:

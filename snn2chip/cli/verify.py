@@ -10,7 +10,7 @@ import click
 from snn2chip.cli import output
 from snn2chip.cli.app import common, print_json
 from snn2chip.cli.simulate import mode_of
-from snn2chip.data import load_npz
+from snn2chip.data import open_data
 from snn2chip.errors import CheckFailed, UsageError
 from snn2chip.formats import read
 from snn2chip.ladder import ladder
@@ -53,8 +53,7 @@ def command(
         raise UsageError("--timeout is for --against lava")
     mode = mode_of(windowed, streaming)
     network = read(net)
-    x, y = load_npz(data)
-    x, y = x[:samples], None if y is None else y[:samples]
+    x, y = open_data(data).read(0, samples)
     rungs = None
     if source is not None:
         model = load(source)
