@@ -124,7 +124,7 @@ def test_export_without_lava(folder: Path, tmp_path: Path) -> None:
     content = as_json("export", folder / "model.pt", "-o", tmp_path / "a.net", "--no-verify")
     assert content["verification"] is None
     assert content["lava"] is False
-    assert content["ladder"]["graph"]["differing_spikes"] == {"0 (Conv2d)": 0}
+    assert content["ladder"]["graph"]["differing_spikes"]["0 (Conv2d)"] <= 1  # float32 against float64
     assert s2c.read(tmp_path / "a.net") == s2c.read(folder / "model.net")
     text = call("export", folder / "model.pt", "-o", tmp_path / "b.net", "--no-verify", "--bits", 4)
     assert "not verified (--no-verify)" in text.stdout

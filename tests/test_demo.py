@@ -25,7 +25,10 @@ def test_demo_reaches_lava(tmp_path: Path) -> None:
     assert chip_accuracy is not None
     assert float_accuracy > 0.8
     assert chip_accuracy > float_accuracy - 0.03
-    assert set((result.rungs["graph"].differing_spikes or {}).values()) == {0}
+    # float32 against float64: a potential may round to the other side of the threshold
+    assert sum((result.rungs["graph"].differing_spikes or {}).values()) <= 1e-5 * sum(
+        result.rungs["float"].spikes.values()
+    )
     assert result.proof.result.equal
     assert result.proof.result.samples == 3
     try:
