@@ -25,7 +25,6 @@ import importlib.util
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -217,7 +216,8 @@ def frameworks(net: ChipNet, batch: int) -> dict[str, Timed]:
     except ImportError:
         pass
     try:
-        from spikingjelly.activation_based import functional, layer, neuron
+        with contextlib.redirect_stdout(sys.stderr):  # it prints what else one might install
+            from spikingjelly.activation_based import functional, layer, neuron
 
         modules: list[Any] = []
         for k in layers:
@@ -232,7 +232,7 @@ def frameworks(net: ChipNet, batch: int) -> dict[str, Timed]:
     except ImportError:
         pass
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # it prints what else one might install
+        with contextlib.redirect_stdout(sys.stderr):
             from lava.lib.dl import slayer
 
         cuba = {"threshold": 1.0, "current_decay": 1.0, "voltage_decay": 0.5}
@@ -349,7 +349,9 @@ def use_memory(what: str) -> None:
         messages = messages_of(mlp(0.1), 2000, 0.1)
         if what != "data alone":
             simulator(what).run(mlp(0.1), messages if what != "reference" else messages[: SAMPLES["reference"]])
-    print(round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+    # Not ru_maxrss, which a process inherits from the one that started it.
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    print(round(int(peak.split()[1]) / 1024))
 
 
 def _stream() -> None:
