@@ -78,13 +78,28 @@ def conv() -> ChipNet:
     return ChipNet((1, 28, 28), (first, second, third, last), Encoding("graded", 255.0, 0, 255), time_steps=4)
 
 
-def pilotnet() -> tuple[ChipNet, Array] | None:
-    """PilotNet-LIF and its image ``[C, H, W]``, T = 16, from lava-dl's tests; None where these are not installed."""
+def shipped(name: str) -> Path | None:
+    """Folder of a network in lava-dl's tests; None where these are not installed."""
     spec = importlib.util.find_spec("lava.lib.dl.netx") if importlib.util.find_spec("lava") else None
     if spec is None or spec.origin is None:
         return None
-    folder = Path(spec.origin).parents[4] / "tests/lava/lib/dl/netx/gts/pilotnet_lif"
-    if not folder.is_dir():
+    folder = Path(spec.origin).parents[4] / "tests/lava/lib/dl/netx/gts" / name
+    return folder if folder.is_dir() else None
+
+
+def ntidigits() -> tuple[ChipNet, Array] | None:
+    """N-TIDIGITS (delays) without its last layer, which NetX cannot load; spikes ``[1, 3000, 1, 1, 64]``."""
+    folder = shipped("ntidigits")
+    if folder is None:
+        return None
+    net = dataclasses.replace(netx.read(folder / "ntidigits.net", num_layers=5), time_steps=3000, window=3000)
+    return net, (np.load(folder / "input.npy").T > 0).astype(np.uint8).reshape(1, 3000, *net.input_shape)
+
+
+def pilotnet() -> tuple[ChipNet, Array] | None:
+    """PilotNet-LIF and its image ``[C, H, W]``, T = 16."""
+    folder = shipped("pilotnet_lif")
+    if folder is None:
         return None
     net = dataclasses.replace(
         netx.read(folder / "network.net"), encoding=Encoding("graded", 1.0, 0, 255), time_steps=16, window=16
@@ -284,7 +299,9 @@ def measure(net: ChipNet, inputs: Callable[[int], Array], samples: dict[str, int
     timed |= floats
     counts = dict(samples) | dict.fromkeys(floats, samples.get("frameworks", 0))
     messages, one = inputs(samples["event"]), inputs(1)
-    dense_spikes = net.encoding.kind == "spikes" and all(isinstance(layer, Dense) for layer in net.layers)
+    dense_spikes = net.encoding.kind == "spikes" and all(
+        isinstance(layer, Dense) and layer.delay is None for layer in net.layers
+    )
     if dense_spikes:
         timed |= {"event, 1 thread": simulation("event", net, messages, threads=1)} | parts(net, messages)
     timed["one sample"] = waited(net, one)
@@ -413,6 +430,10 @@ def cases(arguments: argparse.Namespace) -> dict[str, tuple[ChipNet, Callable[[i
         stack = dataclasses.replace(net, layers=net.layers[1:], encoding=Encoding())
         found["pilotnet shipped"] = (net, lambda n: np.repeat(image[None, None], 16, 1).astype(np.int32), frames)
         found["pilotnet 20%"] = (stack, lambda n: messages_of(stack, n, 0.2), frames)
+    spoken = ntidigits()
+    if spoken is not None:
+        net, spikes = spoken
+        found["ntidigits"] = (net, lambda n: np.repeat(spikes, n, 0), {"event": 32, "lava": 1})
     without = {name for name in ("lava", "frameworks") if getattr(arguments, f"no_{name}")}
     return {
         name: (net, inputs, {k: n for k, n in samples.items() if k not in without})

@@ -102,6 +102,18 @@ class _Delays:
         return out
 
 
+def _by_neuron(layer: Dense) -> npt.NDArray[np.int32] | None:
+    """The delay of each neuron, where all its synapses share it and it stays at rest until its first input.
+
+    Such a neuron does the same without the delay, only earlier: from rest, its traces are moved instead of its inputs.
+    """
+    assert layer.delay is not None
+    assert isinstance(layer.neuron, Neuron)  # others are refused
+    if (layer.delay != layer.delay[:, :1]).any() or layer.neuron.bias.any():
+        return None
+    return np.ascontiguousarray(layer.delay[:, 0], np.int32)
+
+
 class _Pool:
     """Threads."""
 
@@ -146,14 +158,19 @@ class _Stage:
         self.order = np.arange(self.size)  # of the outgoing rows
         self._blocked: tuple[int, ...] | None = None
         self._delays: _Delays | None = None
+        self._postponed: npt.NDArray[np.int32] | None = None  # delay of each neuron, see _by_neuron
         self._kernel: _Kernel
         self._arguments: tuple[Any, ...]
+        self._prompt: tuple[Any, ...] | None = None  # the same without delays
         if isinstance(layer, InputNeurons):
             self.order = order
             self._kernel, self._arguments = kernels.run_input, ()
         elif isinstance(layer, Dense):
             weight = layer.weight.T[order]
             if layer.delay is not None:
+                self._postponed = _by_neuron(layer)
+                if self._postponed is not None:
+                    self._prompt = _dense_arguments(layer, weight)
                 self._delays, weight = _Delays.of(layer.delay.T[order], weight)
             self._kernel, self._arguments = kernels.run_dense, _dense_arguments(layer, weight)
         else:
@@ -199,14 +216,20 @@ class _Stage:
         """
         trace_u, trace_v = states or (_NO_TRACE, _NO_TRACE)
         state = carry or _Carry.rest(self.pitch)
-        rows = x if self._delays is None else self._delays.late(x, carry)
+        rows, arguments = x, self._arguments
+        postponed = self._postponed if carry is None and not reset_every else None
+        if postponed is not None:
+            assert self._prompt is not None
+            arguments = self._prompt
+        elif self._delays is not None:
+            rows = self._delays.late(x, carry)
 
         def work(*part: int) -> _Counts:
             counts = np.zeros((2, x.shape[1]), np.int64)
             self._kernel(
                 rows,
                 graded,
-                *self._arguments,
+                *arguments,
                 *part,
                 self._law,
                 start,
@@ -232,6 +255,10 @@ class _Stage:
             bounds = [lines * i // pool.threads for i in range(pool.threads + 1)] if pool and share else [0, lines]
             jobs = [(bounds[i], bounds[i + 1]) for i in range(len(bounds) - 1)]
             counts = np.sum(pool.map(work, jobs) if pool and share else [work(*job) for job in jobs], axis=0)
+        if postponed is not None:
+            kernels.postpone(spikes, postponed, counts[0])
+            for trace in states or ():
+                kernels.postpone(trace, postponed, np.zeros_like(counts[0]))
         if self._delays is not None:  # a message counts when it is sent, with all synapses behind it
             counts[1] = np.count_nonzero(x, axis=(0, 2)) * self.size
         return counts
@@ -240,6 +267,8 @@ class _Stage:
         """Compile the kernel, or load it, for rows of ``x_type`` by running it on no samples."""
         inputs = math.prod(self.layer.input_shape)
         self.advance(np.zeros((0, 0, inputs), x_type), np.zeros((0, 0, self.pitch), np.uint8), None)
+        if self._postponed is not None:  # of u and v
+            kernels.postpone(_NO_TRACE, self._postponed, np.zeros(0, np.int64))
 
 
 _NO_TRACE: npt.NDArray[np.int32] = np.zeros((0, 0, 0), np.int32)

@@ -571,3 +571,19 @@ def run_conv(
                     trace_u[n, t, begin + j] = u[j]
                 for j in range(size):
                     trace_v[n, t, begin + j] = v[j]
+
+
+@_kernel
+def postpone(trace: Array, delay: Array, counts: Array) -> None:
+    """Move each neuron's trace ``[N, S, neurons]`` to later steps, in place; count what is not zero at each step."""
+    counts[:] = 0
+    for n in range(trace.shape[0]):
+        for t in range(trace.shape[1] - 1, -1, -1):  # from the end: what is read is not moved yet
+            here = trace[n, t]
+            count = 0
+            for i in range(delay.size):
+                before = t - delay[i]
+                value = trace[n, before, i] if before >= 0 else 0
+                here[i] = value
+                count += value != 0
+            counts[t] += count

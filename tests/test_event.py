@@ -132,6 +132,26 @@ def test_delays_cross_blocks(monkeypatch: pytest.MonkeyPatch, mode: Mode) -> Non
         assert_same_traces(event.run(net, messages, mode, record), expected)
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("bias", [0, 3])
+@pytest.mark.parametrize("window", [9, 30])
+def test_delays_that_all_synapses_of_a_neuron_share(mode: Mode, bias: int, window: int) -> None:
+    rng = np.random.default_rng(3)
+    layers: list[Layer] = []
+    for name, inputs, neurons in (("a", 7, 70), ("b", 70, 5)):
+        delay = np.repeat(rng.integers(0, 12, (neurons, 1)), inputs, axis=1)
+        cell = Neuron.of(name, rng.integers(0, 60, neurons), 1000, 200, bias)
+        layers.append(Dense(name, (inputs,), integers(rng, neurons, inputs), cell, delay=delay))
+    net = ChipNet((7,), tuple(layers), time_steps=9, window=window)
+    record, messages = Record.everything(net), spikes_for(net, 6)
+    found = event.run(net, messages, mode, record)
+    assert_same_traces(found, reference.run(net, messages, mode, record))
+    assert found.spike_counts["b"] > 0
+    for start, reset_every in ((0, 0), (0, 4), (-2, 5), (-2, 0)):
+        ours, theirs = (run(layers[0], messages, start, reset_every) for run in (event.run_layer, reference.run_layer))
+        assert_equal_arrays(ours, theirs)
+
+
 def test_other_neurons_are_refused_by_name() -> None:
     layers = (InputNeurons("in", (3,), Neuron.of("in", 1)), Dense("out", (3,), np.ones((2, 3), int), Sigma()))
     net = ChipNet((3,), layers, Encoding("graded", 1.0, -9, 9))
