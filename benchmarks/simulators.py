@@ -433,7 +433,7 @@ def cases(arguments: argparse.Namespace) -> dict[str, tuple[ChipNet, Callable[[i
     spoken = ntidigits()
     if spoken is not None:
         net, spikes = spoken
-        found["ntidigits"] = (net, lambda n: np.repeat(spikes, n, 0), {"event": 32, "lava": 1})
+        found["ntidigits"] = (net, lambda n: np.repeat(spikes, n, 0), {"event": 32})  # minutes in Lava
     without = {name for name in ("lava", "frameworks") if getattr(arguments, f"no_{name}")}
     return {
         name: (net, inputs, {k: n for k, n in samples.items() if k not in without})
