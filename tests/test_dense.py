@@ -477,7 +477,6 @@ def test_auto_takes_the_faster(
 
 
 def test_auto_with_the_simulators_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("snn2chip.simulators.event")
     net = small_net()
     x = spikes_for(net, 100)
     for worth in (0.0, 1e9):
