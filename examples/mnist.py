@@ -97,7 +97,7 @@ def main() -> None:
         compiled = s2c.compile_model(model)
         s2c.export(compiled.net, net_file, force=True)
         net = s2c.read(net_file)
-        rungs = ladder(compiled.model.graph, net, test_x, test_y)
+        rungs = ladder(compiled.model.graph, compiled.lowered, net, test_x, test_y)
         simulated = s2c.simulate(net, test_x, test_y)
         proof = prove(net, test_x[: arguments.lava_samples])
         print(

@@ -27,11 +27,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
@@ -43,6 +41,7 @@ from snn2chip.chip import (
     Delta,
     Dense,
     Encoding,
+    Exit,
     InputNeurons,
     Layer,
     Neuron,
@@ -52,18 +51,17 @@ from snn2chip.chip import (
     Sigma,
     SigmaDelta,
 )
-from snn2chip.errors import DoesNotFitError, InputError, LimitError, Snn2chipError, UnsupportedError, UsageError
+from snn2chip.errors import LimitError, UnsupportedError, UsageError
 from snn2chip.exporters.netx_loader import SAFE_WEIGHTS, loader_rotation, loader_weights
 from snn2chip.files import write_whole
+from snn2chip.hdf5 import MAX_ELEMENTS, Group, Tree, image, opened
 
 Int = npt.NDArray[np.int64]
-Tree = Mapping[str, Any]  # dataset or group by name
 
 FORMAT = 1
 INT8_MAX = 127  # Lava's Conv holds its geometry in int8
 
-# Reading: no honest network is larger, and a file may claim anything. 2^26 synapses at 8 bits fill four chips.
-MAX_ELEMENTS = 1 << 26
+# Reading: no honest network is larger, and a file may claim anything.
 MAX_LAYERS = 4096
 MAX_TEXT = 1 << 24
 
@@ -74,8 +72,13 @@ NOT_YET = ("pool", "convT", "unpool", "average", "concat", "dense_comp")
 # Writing
 
 
-def write(net: ChipNet, path: str | os.PathLike[str], force: bool = False) -> None:
+def write(
+    net: ChipNet, path: str | os.PathLike[str], force: bool = False, measured: Mapping[str, Any] | None = None
+) -> None:
     """Write ``net`` so that Lava computes exactly what it says; the same network gives the same bytes.
+
+    Args:
+        measured: what was measured of it, for people and :func:`read_measured`: plain values that JSON holds.
 
     Raises:
         LimitError: the loader would change or refuse a value.
@@ -90,6 +93,9 @@ def write(net: ChipNet, path: str | os.PathLike[str], force: bool = False) -> No
             "scale": net.encoding.scale,
             "low": net.encoding.low,
             "high": net.encoding.high,
+            "spread": net.encoding.spread,
+            "step": net.encoding.step,
+            "offset": net.encoding.offset,
         },
         "readout": net.readout.kind,
         "time_steps": net.time_steps,
@@ -99,24 +105,15 @@ def write(net: ChipNet, path: str | os.PathLike[str], force: bool = False) -> No
     }
     if net.spike_exp != limits.SPIKE_EXPONENT:
         metadata["spike_exp"] = net.spike_exp
+    if net.exit is not None:
+        metadata["exit"] = asdict(net.exit)
+    if measured is not None:
+        metadata["measured"] = dict(measured)
     tree = {
         "layer": {str(i): layer for i, layer in enumerate(layers)},
         "snn2chip": {"format": np.int32(FORMAT), "metadata": np.bytes_(json.dumps(metadata, sort_keys=True))},
     }
-    # In memory first: libhdf5 crashes the process when a disk is full.
-    with h5py.File("net", "w", driver="core", backing_store=False) as file:
-        _store(file, tree)
-        file.flush()
-        image = file.id.get_file_image()
-    write_whole(path, image, force)
-
-
-def _store(group: h5py.Group, tree: Tree) -> None:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            _store(group.create_group(name), value)
-        else:
-            group.create_dataset(name, data=value, track_times=False)  # no times: same network, same bytes
+    write_whole(path, image(tree), force)
 
 
 def _trees(net: ChipNet) -> tuple[list[Tree], list[dict[str, Any]]]:
@@ -290,103 +287,28 @@ def read(path: str | os.PathLike[str], num_layers: int | None = None) -> ChipNet
         InputError: the file is missing, malformed, or tries something it must not.
         UnsupportedError: valid NetX that a ChipNet does not hold.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file" if not path.exists() else f"{path}: not a regular file")
-    try:
-        with h5py.File(path, "r") as file:
-            return _network(_Node(file, str(path), _Budget()), num_layers)
-    except DoesNotFitError as error:
-        raise UnsupportedError(_located(path, error)) from error
-    except UsageError:
-        raise
-    except Snn2chipError as error:
-        raise InputError(_located(path, error)) from error
-    except PermissionError as error:
-        raise InputError(f"{path}: no permission to read it") from error
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError) as error:
-        # h5py reports damaged files by any of these
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(f"{path}: not a readable HDF5 file ({reason})") from error
+    with opened(path) as root:
+        return _network(_Node(root.group, root.where, root.budget), num_layers)
 
 
-def _located(path: Path, error: Snn2chipError) -> str:
-    return str(error) if str(error).startswith(f"{path}: ") else f"{path}: {error}"
+def read_measured(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What :func:`write` was given as ``measured``; empty where nothing was. The values are not checked.
+
+    Raises:
+        InputError: as :func:`read`.
+    """
+    with opened(path) as root:
+        node = _Node(root.group, root.where, root.budget)
+        found = _metadata(node)[1].get("measured", {}) if "snn2chip" in node else {}
+        return found if isinstance(found, dict) else {}
 
 
-@dataclass
-class _Budget:
-    """Values that may still be read from one file."""
-
-    left: int = 2 * MAX_ELEMENTS
-
-
-@dataclass(frozen=True)
-class _Node:
-    """A group of the file, and where it is, for errors."""
-
-    group: h5py.Group
-    where: str
-    budget: _Budget
-
-    def fail(self, problem: str) -> InputError:
-        return InputError(f"{self.where}: {problem}")
-
-    def unsupported(self, problem: str) -> UnsupportedError:
-        return UnsupportedError(f"{self.where}: {problem}")
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.group.keys()  # noqa: SIM118  # h5py's `in` follows soft links and paths
-
-    def _item(self, name: str, kind: type) -> Any:
-        if name not in self:
-            raise self.fail(f"{name} is missing")
-        if not isinstance(self.group.get(name, getlink=True), h5py.HardLink):
-            raise self.fail(f"{name} is a link to elsewhere")
-        item = self.group[name]
-        if not isinstance(item, kind):
-            raise self.fail(f"{name} is not a {'group' if kind is h5py.Group else 'dataset'}")
-        return item
-
-    def is_group(self, name: str) -> bool:
-        hard = name in self and isinstance(self.group.get(name, getlink=True), h5py.HardLink)
-        return hard and isinstance(self.group[name], h5py.Group)
-
-    def child(self, name: str, label: str | None = None) -> _Node:
-        return _Node(self._item(name, h5py.Group), f"{self.where}: {label or name}", self.budget)
-
-    def _dataset(self, name: str) -> h5py.Dataset:
-        dataset = self._item(name, h5py.Dataset)
-        if dataset.is_virtual or dataset.external:
-            raise self.fail(f"{name} lies in another file")
-        if dataset.shape is None or dataset.size == 0:
-            raise self.fail(f"{name} is empty")
-        if dataset.size > MAX_ELEMENTS or dataset.size > self.budget.left:
-            raise self.fail(f"{name} declares {dataset.size} values, more than any network has")
-        if dataset.id.get_storage_size() == 0:
-            raise self.fail(f"{name} declares {dataset.size} values and stores none")
-        self.budget.left -= dataset.size
-        return dataset
-
-    def text(self, name: str, longest: int = 64) -> str:
-        dataset = self._dataset(name)
-        kind = h5py.check_string_dtype(dataset.dtype)
-        if kind is None or dataset.size != 1 or (kind.length or 0) > longest:
-            raise self.fail(f"{name} is not one short text")
-        value = dataset[()] if dataset.shape == () else dataset[:].flat[0]
-        if not isinstance(value, bytes) or len(value) > longest:
-            raise self.fail(f"{name} is not one short text")
-        try:
-            return value.decode("ascii")
-        except UnicodeDecodeError:
-            raise self.fail(f"{name} is not ASCII") from None
+class _Node(Group):
+    """A group of the file, with the numbers that NetX has."""
 
     def numbers(self, name: str) -> npt.NDArray[Any]:
         """Finite numbers within int32, of any type."""
-        dataset = self._dataset(name)
-        if dataset.dtype.kind not in "iufb" or dataset.dtype.itemsize > 8:
-            raise self.fail(f"{name} has type {dataset.dtype}, expected integers")
-        array: npt.NDArray[Any] = np.asarray(dataset[()])
+        array = self.values(name, "iufb", "integers")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise self.fail(f"{name} contains NaN or infinite values")
         low, high = array.min(), array.max()
@@ -526,15 +448,39 @@ def _settings(root: _Node, metadata: Mapping[str, Any], inexact: list[str]) -> d
                 float(_typed(encoding["scale"], float)),
                 _typed(encoding["low"], int),
                 _typed(encoding["high"], int),
+                _typed(encoding.get("spread", False), bool),
+                _typed(encoding.get("step", 1), int),
+                _typed(encoding.get("offset", 0), int),
             ),
             "readout": Readout(metadata["readout"]),
             "time_steps": _typed(metadata["time_steps"], int),
             "window": _typed(metadata["window"], int),
             "target": _typed(metadata["target"], str),
             "inexact": (*(_typed(line, str) for line in _typed(metadata["inexact"], list)), *inexact),
+            "exit": _exit(metadata["exit"]) if "exit" in metadata else None,
         }
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise root.fail(f"snn2chip: metadata are malformed ({type(error).__name__}: {error})") from None
+
+
+def _exit(content: Mapping[str, Any]) -> Exit:
+    """The early exit; raises what malformed metadata give."""
+
+    def integers(name: str) -> tuple[int, ...]:
+        return tuple(_typed(value, int) for value in _typed(content[name], list))
+
+    numerator, denominator = integers("scale")
+    if not _typed(content["readout"], str).isprintable():
+        raise TypeError("readout of the exit")
+    return Exit(
+        content["policy"],
+        content["form"],
+        integers("thresholds"),
+        content["readout"],
+        *(_typed(content[name], int) for name in ("classes", "rival", "clocks")),
+        (numerator, denominator),
+        tuple((_typed(name, str), float(_typed(value, float))) for name, value in _typed(content["calibration"], list)),
+    )
 
 
 def _read_input(node: _Node, progress: _Progress, kind: str, note: Mapping[str, Any]) -> None:

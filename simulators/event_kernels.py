@@ -1,4 +1,4 @@
-"""Compiled kernels of the event simulator: the integer law on rows of neurons, and sums driven by single messages.
+"""Compiled kernels of the event simulator: sums driven by single messages, and the law of spiking neurons on them.
 
 Law: Lava ``proc/lif/models.py`` (``PyLifResetModelBitAcc``), ``proc/dense/models.py`` and ``proc/conv/models.py``,
 lava-nc 0.10.0. A kernel takes a block of samples through one layer, without the interpreter's lock, so that threads
@@ -47,17 +47,19 @@ _WRAP_BY = 2 * limits.STATE_LIMIT
 _CLIP = limits.STATE_LIMIT - 1
 _SHIFT = limits.STATE_SHIFT
 _SUM_SHIFT = 32 - limits.CONV_SUM_BITS
+_SUM_LIMIT = limits.SUM_LIMIT
+INT16_MAX = (1 << 15) - 1
 _POSITIONS, _COUNTS, _REACH, _SLACK = vectors.POSITIONS, vectors.COUNTS, vectors.REACH, vectors.SLACK
 
 
-def _kernel(function: Function) -> Function:
+def kernel(function: Function) -> Function:
     """``numba.njit``, with its type kept; compiled code is cached on disk, where numba finds a place for it."""
     njit: Any = numba.njit(cache=True, nogil=True)
     compiled: Function = njit(function)
     return compiled
 
 
-def _inline(function: Function) -> Function:
+def inline(function: Function) -> Function:
     """Part of a kernel. An array is seven arguments to LLVM: calls with ten of them cost more than a small layer."""
     njit: Any = numba.njit(cache=True, nogil=True, forceinline=True)
     compiled: Function = njit(function)
@@ -112,13 +114,13 @@ class Patches(NamedTuple):
     wraps: bool
 
 
-@_inline
-def _decayed(state: Any, factor: Any) -> Any:
+@inline
+def decayed(state: Any, factor: Any) -> Any:
     """``trunc0(state * keep / 4096)``: 32 times 12 bits are exact in a double, and its conversion truncates."""
     return np.int32(np.float64(state) * factor)
 
 
-@_inline
+@inline
 def _wrapped(u: Any) -> Any:
     """One wrap into 24 bits; 2^23 itself stays."""
     if u > _WRAP_AT:
@@ -128,12 +130,13 @@ def _wrapped(u: Any) -> Any:
     return u
 
 
-@_inline
-def _clipped(v: Any) -> Any:
+@inline
+def clipped(v: Any) -> Any:
+    """Held within +-(2^23 - 1)."""
     return np.int32(min(max(v, -_CLIP), _CLIP))
 
 
-@_inline
+@inline
 def _step(
     threshold: Array,
     bias: Array,
@@ -160,30 +163,30 @@ def _step(
         if not store_u:
             for j in range(size):
                 new = _wrapped(np.int32(sums[j] << _SHIFT))
-                new = _clipped(np.int32(np.int32(_decayed(v[j], same_v) + new) + bias[j]))
+                new = clipped(np.int32(np.int32(decayed(v[j], same_v) + new) + bias[j]))
                 fires = new > same_threshold
                 spikes[j] = np.uint8(fires)
                 v[j] = np.int32(0 if fires else new)
             return
         for j in range(size):
-            u[j] = _wrapped(np.int32(_decayed(u[j], same_u) + np.int32(sums[j] << _SHIFT)))
+            u[j] = _wrapped(np.int32(decayed(u[j], same_u) + np.int32(sums[j] << _SHIFT)))
         for j in range(size):
-            new = _clipped(np.int32(np.int32(_decayed(v[j], same_v) + u[j]) + bias[j]))
+            new = clipped(np.int32(np.int32(decayed(v[j], same_v) + u[j]) + bias[j]))
             fires = new > same_threshold
             spikes[j] = np.uint8(fires)
             v[j] = np.int32(0 if fires else new)
         return
     for j in range(size):
-        u[j] = _wrapped(np.int32(_decayed(u[j], factor_u[j]) + np.int32(sums[j] << _SHIFT)))
+        u[j] = _wrapped(np.int32(decayed(u[j], factor_u[j]) + np.int32(sums[j] << _SHIFT)))
     for j in range(size):
-        v[j] = _clipped(np.int32(np.int32(_decayed(v[j], factor_v[j]) + u[j]) + bias[j]))
+        v[j] = clipped(np.int32(np.int32(decayed(v[j], factor_v[j]) + u[j]) + bias[j]))
     for j in range(size):
         spikes[j] = np.uint8(v[j] > threshold[j])
     for j in range(size):
         v[j] = np.int32(0 if spikes[j] else v[j])
 
 
-@_inline
+@inline
 def _present(x: Array, start: int, size: int, flip: int, index: Array, tail: Array) -> Any:
     """Which of ``x[start : start + size]`` are not zero (``flip`` 0) or zero (-1), in ``index``; how many."""
     whole = size
@@ -197,7 +200,7 @@ def _present(x: Array, start: int, size: int, flip: int, index: Array, tail: Arr
     return found
 
 
-@_inline
+@inline
 def _binary(x: Array, start: int, size: int) -> Any:
     """Whether all of a row is 0 or 1."""
     other: Any = 0
@@ -206,15 +209,16 @@ def _binary(x: Array, start: int, size: int) -> Any:
     return other == 0
 
 
-@_inline
-def _same(x: Array, first: int, second: int, size: int) -> Any:
+@inline
+def same(x: Array, first: int, second: int, size: int) -> Any:
+    """Whether two parts of a flat array are equal."""
     different: Any = 0
     for j in range(size):
         different |= np.int32(x[first + j]) ^ np.int32(x[second + j])
     return different == 0
 
 
-@_inline
+@inline
 def _add_rows(weight: Array, index: Array, number: int, flush: int, sums: Array, at: int, sign: int) -> None:
     """``sums[at:] += sign * weight[index[:number]].sum(0)``, in 16 bits, flushed before they overflow.
 
@@ -246,7 +250,7 @@ def _add_rows(weight: Array, index: Array, number: int, flush: int, sums: Array,
         low = high
 
 
-@_kernel
+@kernel
 def _add_graded_rows(
     weight: Array, index: Array, number: int, messages: Array, first: int, sums: Array, at: int
 ) -> None:
@@ -272,13 +276,47 @@ def _add_graded_rows(
         add_graded_16(weight, column, width, index, 0, number, messages, first, sums, at + column)
 
 
-@_kernel
+@kernel
+def _largest(
+    sums: Array, weight: Array, index: Array, number: int, flush: int, messages: Array, first: int, values: bool
+) -> np.int64:
+    """The largest magnitude of the true ``messages[first + index] @ weight[index]``, or 0 where it is surely legal.
+
+    Args:
+        sums: these sums in 32 bits, which may have wrapped.
+        flush: as in :func:`run_dense`; it bounds the weights.
+        values: the ``number`` messages are not all 1; only then ``index`` has to say which they are.
+    """
+    total = np.int64(number)
+    if values:
+        total = np.int64(0)
+        for k in range(number):
+            total += abs(np.int64(messages[first + index[k]]))
+    bound = total * (INT16_MAX // flush)
+    worst = np.int64(0)
+    if bound < _SUM_LIMIT:
+        return worst
+    if bound < 1 << 31 or not values:
+        for j in range(weight.shape[1]):
+            worst = max(worst, abs(np.int64(sums[j])))
+        return worst
+    wide = np.zeros(weight.shape[1], np.int64)
+    for k in range(number):
+        message = np.int64(messages[first + index[k]])
+        for j in range(wide.size):
+            wide[j] += message * weight[index[k], j]
+    for j in range(wide.size):
+        worst = max(worst, abs(wide[j]))
+    return worst
+
+
+@kernel
 def _keep(target: Array, n: int, t: int, state: Array) -> None:
     for j in range(target.shape[2]):
         target[n, t, j] = state[j]
 
 
-@_kernel
+@kernel
 def run_input(
     x: Array,
     graded: bool,
@@ -322,7 +360,7 @@ def run_input(
                 _keep(trace_v, n, t, v)
 
 
-@_kernel
+@kernel
 def run_dense(
     x: Array,
     graded: bool,
@@ -332,6 +370,7 @@ def run_dense(
     recurrent: Array,
     flush_recurrent: int,
     neurons: int,
+    peak: Array | None,
     law: Law,
     start: int,
     reset_every: int,
@@ -355,7 +394,9 @@ def run_dense(
         flush: rows of ``weight`` whose sum surely fits 16 bits.
         recurrent: ``[neurons, neurons]`` by the neuron that spikes, padded likewise, or without rows.
         neurons: how many there are without padding.
-        start, reset_every: as in ``reference.run_layer``.
+        peak: int64, one entry, which grows to the largest magnitude of a sum that is too large; or None, which costs
+            nothing, where there can be none.
+        start, reset_every: as in ``law.run_layer``.
         from_rest: each sample starts with u, v and ``last`` at 0; else there is one sample, which goes on from them.
         u, v, last: ``[padded neurons]``, state and spikes of the step before; of the last step on return.
         spikes: ``[N, S, padded neurons]``, output.
@@ -382,7 +423,7 @@ def run_dense(
         arrived = 0
         for t in range(steps):
             first = (n * steps + t) * pitch
-            if not (repeats and _same(entries, first, first - pitch, inputs)):
+            if not (repeats and same(entries, first, first - pitch, inputs)):
                 repeats = graded and not _binary(entries, first, inputs)
                 arrived = _present(entries, first, inputs, 0, index, tail)
                 forward[:] = 0
@@ -394,6 +435,8 @@ def run_dense(
                     _add_rows(weight, index, absent, flush, forward, 0, -1)
                 else:
                     _add_rows(weight, index, arrived, flush, forward, 0, 1)
+                if peak is not None:
+                    peak[0] = max(peak[0], _largest(forward, weight, index, arrived, flush, entries, first, repeats))
             operations[t] += arrived * neurons
             if reset_every and (start + t) % reset_every == 0:
                 u[:] = 0
@@ -413,7 +456,47 @@ def run_dense(
                 _keep(trace_v, n, t, v)
 
 
-@_inline
+@kernel
+def sum_dense(
+    x: Array,
+    graded: bool,
+    weight: Array,
+    flush: int,
+    neurons: int,
+    peak: Array | None,
+    sums: Array,
+    operations: Array,
+) -> None:
+    """Weighted sums of a dense layer, into ``sums`` ``[N, S, neurons or more]``, zero so far; see :func:`run_dense`.
+
+    Absent messages are never counted instead of those that arrived: few are expected.
+    """
+    samples, steps, pitch = x.shape
+    inputs = len(weight)
+    entries = x.reshape(-1)
+    index = np.empty(inputs + _SLACK, np.int32)
+    tail = np.zeros(_REACH, x.dtype)
+    forward = np.zeros(weight.shape[1], np.int32)
+    for n in range(samples):
+        for t in range(steps):
+            first = (n * steps + t) * pitch
+            arrived = _present(entries, first, inputs, 0, index, tail)
+            if not arrived:
+                continue
+            values = graded and not _binary(entries, first, inputs)
+            forward[:] = 0
+            if values:
+                _add_graded_rows(weight, index, arrived, entries, first, forward, 0)
+            else:
+                _add_rows(weight, index, arrived, flush, forward, 0, 1)
+            if peak is not None:
+                peak[0] = max(peak[0], _largest(forward, weight, index, arrived, flush, entries, first, values))
+            operations[t] += arrived * neurons
+            for j in range(neurons):
+                sums[n, t, j] = forward[j]
+
+
+@inline
 def _patch(field: Array, origin: int, stretches: Array, length: int, flip: int, index: Array) -> Any:
     """Which entries of a patch are not zero (``flip`` 0) or zero (-1), as rows of the kernel; how many."""
     found: Any = 0
@@ -422,7 +505,7 @@ def _patch(field: Array, origin: int, stretches: Array, length: int, flip: int, 
     return found
 
 
-@_inline
+@inline
 def _pattern(field: Array, origin: int, stretches: Array, length: int, index: Array) -> Any:
     """Rows of the table of responses that add up to the response to a patch; how many."""
     pattern: Any = 0
@@ -434,7 +517,7 @@ def _pattern(field: Array, origin: int, stretches: Array, length: int, index: Ar
     return rows
 
 
-@_kernel
+@kernel
 def convolve(
     field: Array,
     binary: bool,
@@ -465,6 +548,9 @@ def convolve(
                 at += channels
                 continue
             found = _patch(field, origin, stretches, length, 0, index)
+            if not found:
+                at += channels
+                continue
             if not binary:
                 for k in range(stretches.size):
                     for j in range(length):
@@ -475,12 +561,53 @@ def convolve(
                     sums[at + j] = everything[g, j]
                 absent = _patch(field, origin, stretches, length, -1, index)
                 _add_rows(rows, index, absent, flush, sums, at, -1)
-            elif found:
+            else:
                 _add_rows(rows, index, found, flush, sums, at, 1)
             at += channels
 
 
-@_kernel
+@inline
+def _respond_conv(
+    entries: Array,
+    first: int,
+    graded: bool,
+    weight: Array,
+    everything: Array,
+    flush: int,
+    table: Array,
+    patches: Patches,
+    low: int,
+    high: int,
+    index: Array,
+    tail: Array,
+    inner: Array,
+    field: Array,
+    forward: Array,
+) -> Any:
+    """Response of a convolution to one row, in ``forward``; whether messages are graded, and synapses that got one.
+
+    ``field`` is all zero before and after.
+    """
+    position, fan_out = patches.position, patches.fan_out
+    inputs = position.size
+    values = graded and not _binary(entries, first, inputs)
+    arrived = _present(entries, first, inputs, 0, index, tail)
+    received: Any = 0
+    forward[:] = 0
+    if arrived:
+        for k in range(arrived):
+            i = np.uint32(index[k])
+            received += fan_out[i]
+            field[position[i]] = entries[first + i]
+        convolve(field, not values, patches, weight, everything, flush, table, low, high, inner, forward)
+        field[:] = 0
+        if values or patches.wraps:
+            for j in range(forward.size):  # into 24 bits
+                forward[j] = np.int32(np.int32(forward[j] << _SUM_SHIFT) >> _SUM_SHIFT)
+    return values, received
+
+
+@kernel
 def run_conv(
     x: Array,
     graded: bool,
@@ -534,7 +661,6 @@ def run_conv(
     tail = np.zeros(_REACH, x.dtype)
     field = np.zeros(patches.field + _REACH, x.dtype)
     forward = np.zeros(size + weight.shape[2], np.int32)
-    position, fan_out = patches.position, patches.fan_out
     for n in range(samples):
         if from_rest:
             u[:] = 0
@@ -543,21 +669,24 @@ def run_conv(
         received = 0
         for t in range(steps):
             first = (n * steps + t) * pitch
-            if not (repeats and _same(entries, first, first - pitch, inputs)):
-                repeats = graded and not _binary(entries, first, inputs)
-                arrived = _present(entries, first, inputs, 0, index, tail)
-                received = 0
-                forward[:] = 0
-                if arrived:
-                    for k in range(arrived):
-                        i = np.uint32(index[k])
-                        received += fan_out[i]
-                        field[position[i]] = entries[first + i]
-                    convolve(field, not repeats, patches, weight, everything, flush, table, low, high, inner, forward)
-                    field[:] = 0
-                    if repeats or patches.wraps:
-                        for j in range(size):  # into 24 bits
-                            forward[j] = np.int32(np.int32(forward[j] << _SUM_SHIFT) >> _SUM_SHIFT)
+            if not (repeats and same(entries, first, first - pitch, inputs)):
+                repeats, received = _respond_conv(
+                    entries,
+                    first,
+                    graded,
+                    weight,
+                    everything,
+                    flush,
+                    table,
+                    patches,
+                    low,
+                    high,
+                    index,
+                    tail,
+                    inner,
+                    field,
+                    forward,
+                )
             if low == 0:
                 operations[t] += received
             if reset_every and (start + t) % reset_every == 0:
@@ -573,7 +702,62 @@ def run_conv(
                     trace_v[n, t, begin + j] = v[j]
 
 
-@_kernel
+@kernel
+def sum_conv(
+    x: Array,
+    graded: bool,
+    weight: Array,
+    everything: Array,
+    flush: int,
+    table: Array,
+    patches: Patches,
+    low: int,
+    high: int,
+    sums: Array,
+    operations: Array,
+) -> None:
+    """Weighted sums of a convolution, into ``sums`` ``[N, S, neurons or more]``, zero so far; see :func:`run_conv`."""
+    samples, steps, pitch = x.shape
+    inputs = patches.position.size
+    _, _, width, channels = patches.shape
+    begin, size = low * width * channels, (high - low) * width * channels
+    entries = x.reshape(-1)
+    index = np.empty(inputs + _SLACK, np.int32)
+    inner = np.empty(weight.shape[1] + _SLACK, np.int32)
+    tail = np.zeros(_REACH, x.dtype)
+    field = np.zeros(patches.field + _REACH, x.dtype)
+    forward = np.zeros(size + weight.shape[2], np.int32)
+    for n in range(samples):
+        repeats = False
+        received = 0
+        for t in range(steps):
+            first = (n * steps + t) * pitch
+            if not (repeats and same(entries, first, first - pitch, inputs)):
+                repeats, received = _respond_conv(
+                    entries,
+                    first,
+                    graded,
+                    weight,
+                    everything,
+                    flush,
+                    table,
+                    patches,
+                    low,
+                    high,
+                    index,
+                    tail,
+                    inner,
+                    field,
+                    forward,
+                )
+            if received:
+                if low == 0:
+                    operations[t] += received
+                for j in range(size):
+                    sums[n, t, begin + j] = forward[j]
+
+
+@kernel
 def postpone(trace: Array, delay: Array, counts: Array) -> None:
     """Move each neuron's trace ``[N, S, neurons]`` to later steps, in place; count what is not zero at each step."""
     counts[:] = 0

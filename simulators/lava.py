@@ -129,6 +129,9 @@ def run(
 class _Job:
     """One call of :func:`run` and its folder."""
 
+    #: What a worker runs, and other scripts that this one imports.
+    scripts: tuple[Path, ...] = (WORKER,)
+
     def __init__(self, net: ChipNet, mode: Mode, record: Record, frames: npt.NDArray[np.int32], folder: Path) -> None:
         self.net, self.mode, self.record, self.folder = net, mode, record, folder
         self.frames = frames
@@ -155,7 +158,7 @@ class _Job:
                 part.mkdir()
                 description = self._description(part, bounds[i], bounds[i + 1] - bounds[i])
                 with _interrupts_later():
-                    workers.append(_Worker(interpreter, part, description))
+                    workers.append(_Worker(interpreter, part, description, self.scripts))
             while sum(worker.done() for worker in workers) < jobs:  # looks at each, unlike all()
                 if time.perf_counter() > deadline:
                     raise LavaError(f"Lava: not finished after {timeout:g} s; fewer samples, or a longer time-out")
@@ -286,13 +289,15 @@ class _Ended:
 class _Worker:
     """A worker process, the leader of a process group that holds everything that Lava starts."""
 
-    def __init__(self, interpreter: str, folder: Path, description: dict[str, Any]) -> None:
+    def __init__(
+        self, interpreter: str, folder: Path, description: dict[str, Any], scripts: tuple[Path, ...]
+    ) -> None:
         self.folder, self.interpreter = folder, interpreter
         self.result = folder / "result.json"
         self.errors = folder / "stderr"
         self.failed_at: float | None = None
         # A copy: Lava executes every Python file beside the one that defines a process, and finds a `lava.py` here.
-        script = shutil.copy(WORKER, folder / WORKER.name)
+        script, *_ = (shutil.copy(source, folder / source.name) for source in scripts)
         job = folder / "job.json"
         job.write_text(json.dumps(description))
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")

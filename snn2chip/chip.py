@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,8 @@ IntArray = npt.NDArray[np.int32]
 Shape = tuple[int, ...]
 EncodingKind = Literal["spikes", "graded", "hold"]
 ReadoutKind = Literal["count", "potential"]
+ExitPolicy = Literal["margin", "threshold", "softmax", "first-spike", "patience"]
+ExitForm = Literal["pairs", "ladder", "band", "first", "run", "host"]
 
 
 def _integers(layer: str, what: str, values: Any, low: int, high: int, remedy: str) -> IntArray:
@@ -498,12 +500,20 @@ class Encoding:
 
     ``spikes``: binary, as they are. ``graded``: ``clip(rint(x * scale), low, high)`` at each step.
     ``hold``: the same, once, at step 0; the first layer's current never decays and holds it.
+    ``spread``: graded messages are rounded so that their sum over time is: what is lost at one step is sent at a later
+    one, ``m[t] = rint(c[t]) - rint(c[t-1])`` with ``c`` the sum of the clipped ``x * scale`` up to t.
+
+    Networks that were trained with input of few bits need the same: graded messages are
+    ``step * clip(rint(x * scale), low, high) + offset``.
     """
 
     kind: EncodingKind = "spikes"
     scale: float = 1.0
     low: int = 0
     high: int = 1
+    spread: bool = False
+    step: int = 1
+    offset: int = 0
 
     def __post_init__(self) -> None:
         bound = 1 << limits.MESSAGE_BITS_MAX
@@ -511,6 +521,15 @@ class Encoding:
             raise InputError(f"input: unknown encoding {self.kind!r}, expected spikes, graded or hold")
         if self.kind == "spikes" and (self.scale, self.low, self.high) != (1.0, 0, 1):
             raise InputError("input: spikes have scale 1 and range 0..1")
+        if self.spread and self.kind != "graded":
+            raise InputError(f"input: rounding is spread over graded messages only, not {self.kind}")
+        if (self.step, self.offset) != (1, 0) and (self.kind != "graded" or self.spread):
+            raise InputError(f"input: step {self.step} and offset {self.offset} are for graded messages alone")
+        if self.step < 1 or self._extremes[0] <= -bound or self._extremes[1] >= bound:
+            raise InputError(
+                f"input: messages of {self._extremes[0]} to {self._extremes[1]} at steps of {self.step}; expected a "
+                f"positive step and {limits.MESSAGE_BITS_MAX} bits"
+            )
         if not (np.isfinite(self.scale) and self.scale > 0 and -bound < self.low <= 0 < self.high < bound):
             raise InputError(
                 f"input: encoding scale {self.scale}, range {self.low}..{self.high}; expected a positive scale "
@@ -518,16 +537,30 @@ class Encoding:
             )
 
     @property
+    def _extremes(self) -> tuple[int, int]:
+        """Smallest and largest message; 0 is one, when the input is silent."""
+        low, high = (self.step * bound + self.offset for bound in (self.low, self.high))
+        return min(low, 0), max(high, 0)
+
+    @property
     def message_bits(self) -> int:
         """Bits of the payload; 0 means that a message is a plain spike."""
         if self.kind == "spikes":
             return 0
-        return max(self.high.bit_length(), (-self.low - 1).bit_length() + 1 if self.low else 0)
+        low, high = self._extremes
+        return max(high.bit_length(), (-low - 1).bit_length() + 1 if low else 0)
 
     @property
     def largest(self) -> int:
         """Largest magnitude of a message."""
-        return max(self.high, -self.low)
+        low, high = self._extremes
+        return max(high, -low)
+
+    def rounded(self, x: npt.NDArray[Any]) -> IntArray:
+        """Each number as a message of its own."""
+        whole = np.clip(np.rint(x * self.scale), self.low, self.high).astype(np.int32)
+        messages: IntArray = whole * np.int32(self.step) + np.int32(self.offset)
+        return messages
 
 
 @dataclass(frozen=True)
@@ -539,6 +572,44 @@ class Readout:
     def __post_init__(self) -> None:
         if self.kind not in ("count", "potential"):
             raise InputError(f"readout: unknown kind {self.kind!r}, expected count or potential")
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How a decision may leave before the window ends; made and read by :mod:`snn2chip.early_exit`.
+
+    Attributes:
+        policy: the rule.
+        form: its circuit, which ends in the network's last layer, one neuron per class: ``pairs`` of classes, a
+            ``ladder`` of thresholds for each pair, a ``band`` between two thresholds, ``first`` spikes, a ``run`` of
+            the same leader; or ``host``: no circuit, the rule is applied outside of the chip.
+        thresholds: of the circuit's integer evidence, or steps (patience): one, one per rung (ladder), or one per time
+            step (host alone).
+        readout: name of the layer whose first ``classes`` neurons are the readout.
+        classes: how many, at least 2.
+        rival: of ``band``: what every other class has to stay below.
+        clocks: last neurons of the layer before the readout, which fire at each step and carry its bias.
+        scale: evidence of the circuit per unit of the readout's, numerator and denominator.
+        calibration: what it was chosen with, names and values.
+    """
+
+    policy: ExitPolicy
+    form: ExitForm
+    thresholds: tuple[int, ...]
+    readout: str
+    classes: int
+    rival: int = 0
+    clocks: int = 0
+    scale: tuple[int, int] = (1, 1)
+    calibration: tuple[tuple[str, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.policy not in get_args(ExitPolicy) or self.form not in get_args(ExitForm):
+            raise InputError(f"exit: unknown policy {self.policy!r} or form {self.form!r}")
+        if self.classes < 2:
+            raise InputError(f"exit: {self.classes} classes, a decision needs at least 2")
+        if not self.thresholds or min(self.thresholds) < 0 or self.rival < 0 or self.clocks < 0 or min(self.scale) < 1:
+            raise InputError(f"exit: thresholds {self.thresholds}, rival {self.rival}, scale {self.scale} are negative")
 
 
 @dataclass(frozen=True, eq=False)
@@ -554,6 +625,7 @@ class ChipNet(_Comparable):
         window: steps W >= T between two resets; the input is silent from T on.
         target: chip that ranges were chosen for.
         inexact: what differs from the trained model beyond rounding, one sentence each.
+        exit: how a decision may leave early; None where it does not.
     """
 
     input_shape: Shape
@@ -564,6 +636,7 @@ class ChipNet(_Comparable):
     window: int = 0
     target: str = "loihi2"
     inexact: tuple[str, ...] = ()
+    exit: Exit | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "window", self.window or self.time_steps)
@@ -596,6 +669,35 @@ class ChipNet(_Comparable):
         exponents = {layer.neuron.spike_exp for layer in self.layers if isinstance(layer.neuron, Delta | SigmaDelta)}
         if len(exponents) > 1:
             raise UnsupportedError(f"network: spike exponents {sorted(exponents)} in one network; NetX has one for all")
+        if self.exit is not None:
+            self._check_exit(self.exit)
+
+    def _check_exit(self, rule: Exit) -> None:
+        names = [layer.name for layer in self.layers]
+        if rule.readout not in names:
+            raise InputError(f"exit: the readout {rule.readout!r} is no layer, have {', '.join(names)}")
+        size = int(np.prod(self.readout_layer.shape))
+        if rule.classes > size:
+            raise InputError(f"exit: {rule.classes} classes, the readout {rule.readout} has {size} neurons")
+        if rule.form != "ladder" and len(rule.thresholds) not in (1, self.time_steps if rule.form == "host" else 1):
+            raise InputError(f"exit: {len(rule.thresholds)} thresholds, expected 1 (host: or {self.time_steps})")
+        last = self.layers[-1]
+        if rule.form == "host":
+            if rule.readout != last.name or rule.clocks:
+                raise InputError(f"exit: has no circuit, but layers follow the readout {rule.readout}")
+        elif rule.readout == last.name or last.shape != (rule.classes,):
+            raise InputError(f"exit: {last.name} of shape {last.shape} cannot decide between {rule.classes} classes")
+
+    @property
+    def readout_layer(self) -> Layer:
+        """The layer that scores the classes: the last one, but for the circuit of an early exit."""
+        name = None if self.exit is None else self.exit.readout
+        return next((layer for layer in self.layers if layer.name == name), self.layers[-1])
+
+    @property
+    def classes(self) -> int:
+        """How many neurons of :attr:`readout_layer`, the first ones, score a class each."""
+        return int(np.prod(self.readout_layer.shape)) if self.exit is None else self.exit.classes
 
     @property
     def output_shape(self) -> Shape:
@@ -632,19 +734,3 @@ class ChipNet(_Comparable):
     def depth(self) -> int:
         """Chip steps from the input to the last layer's spikes."""
         return sum(not isinstance(layer, InputNeurons) for layer in self.layers)
-
-
-def require_spiking(net: ChipNet, simulator: str) -> None:
-    """For simulators that know :class:`Neuron` alone.
-
-    Raises:
-        UnsupportedError: ``net`` has delays or neurons of another kind.
-    """
-    for layer in net.layers:
-        what = "" if isinstance(layer.neuron, Neuron) else f"neurons of kind {type(layer.neuron).__name__}"
-        if isinstance(layer, Dense) and layer.delay is not None:
-            what = "delays"
-        if what:
-            raise UnsupportedError(
-                f"{layer.name}: {what}, which the {simulator} simulator does not know; use reference or lava"
-            )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
@@ -13,11 +13,16 @@ from torch import nn
 from snn2chip.chip import ChipNet
 from snn2chip.errors import UsageError
 from snn2chip.graph import Graph
-from snn2chip.model_file import Model, as_array, load, model_of
-from snn2chip.passes import hold_input, lower
-from snn2chip.quantise import Choice, quantise
+from snn2chip.hardware import target_of
+from snn2chip.model_file import Model, as_array
+from snn2chip.passes import PassCost, hold_input, lower, lowering_costs
+from snn2chip.passes.approximate import approximate
+from snn2chip.quantise import Choice, Widths, check_labels, choose_widths, hard_reset, integer_net, is_integer, quantise
+from snn2chip.quantise.network import SAMPLES, SECOND_ORDER_BITS
+from snn2chip.sources import SourceOptions, open_source
 
-#: Calibration samples that the scale search uses; more cost time and change little.
+#: Calibration samples that scales are chosen on; more cost time and change little. Narrow weights, which second-order
+#: rounding fits to the samples, take up to ``quantise.network.SAMPLES``.
 CALIBRATION_SAMPLES = 256
 
 
@@ -29,65 +34,122 @@ class Compiled:
         net: integers for the chip.
         model: the graph as trained, and calibration samples.
         lowered: the graph in chip form.
-        choices: scales, layer by layer.
+        choices: scales, layer by layer; none where the network was integers already.
+        notes: what had to be assumed to read the source, one sentence each.
+        costs: what each lowering pass added.
+        widths: how the bits were chosen; None where they were given.
+        warnings: what looks wrong on the calibration data.
     """
 
     net: ChipNet
     model: Model
     lowered: Graph
     choices: tuple[Choice, ...]
+    notes: tuple[str, ...] = ()
+    costs: tuple[PassCost, ...] = ()
+    widths: Widths | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def lowered_graph(graph: Graph, skip: Collection[str] = ()) -> Graph:
+    """``graph`` in chip form; integers stay as they are."""
+    return graph if is_integer(graph) else lower(graph, skip)
 
 
 def compile_model(
     source: str | os.PathLike[str] | nn.Module | Model,
     calibration: Any = None,
     *,
-    example_input: Any = None,
-    bits: int = 8,
+    bits: int | Literal["auto"] = 8,
     scales: str = "search",
+    rounding: str = "auto",
+    layers: Mapping[str, Mapping[str, Any]] | None = None,
+    max_drop: float | None = None,
+    budget_cores: int | None = None,
+    resets: Literal["keep", "zero"] = "keep",
     analog_input: Literal["graded", "hold"] = "graded",
     window: int | None = None,
     skip: Collection[str] = (),
-    trust_pickle: bool = False,
+    per_neuron: bool = False,
     progress: Callable[[str], None] = lambda layer: None,
+    **reading: Any,
 ) -> Compiled:
-    """All stages of :func:`convert`, which describes the arguments."""
-    if isinstance(source, str | os.PathLike):
-        source = load(Path(source), trust_pickle)
-    if isinstance(source, nn.Module):
-        source = model_of(source, example_input, calibration)
+    """All stages of :func:`convert`, which describes the arguments; ``reading`` are those of ``SourceOptions``."""
+    options = SourceOptions(**reading)
+    opened = open_source(source, calibration, options)
+    model = opened.model
     if calibration is not None:
         x, y = calibration if isinstance(calibration, tuple | list) else (calibration, None)
-        source = replace(source, x=as_array(x), y=None if y is None else as_array(y))
-    if source.x is None:
-        raise UsageError(
-            "calibration: the model holds no samples; give --calibration x.npz, or save with "
-            "snn2chip.save(module, path, calibration=(x, y))"
+        model = replace(model, x=as_array(x), y=None if y is None else as_array(y))
+    if is_integer(model.graph):
+        net = integer_net(model.graph)
+        compiled = Compiled(net, model, model.graph, (), opened.notes)
+    else:
+        if model.x is None:
+            raise UsageError(
+                "calibration: the model holds no samples; give --calibration x.npz, or save with "
+                "snn2chip.save(module, path, calibration=(x, y))"
+            )
+        check_labels(model.y, len(model.x), math.prod(model.graph.shapes()[model.graph.output.name]))
+        graph, samples = model.graph, model.x[: _samples(bits, rounding, layers or {})]
+        if resets == "zero":
+            graph = hard_reset(graph, samples)
+        if options.approximate:
+            graph = approximate(graph, samples)
+        lowered = lower(graph, skip)
+        if analog_input == "hold":
+            lowered = hold_input(lowered)
+        widths = None
+        if bits == "auto":
+            chip = target_of("loihi2")
+            if scales != "search" or layers:
+                raise UsageError("bits: auto chooses the widths of all layers by search; leave out scales and layers")
+            quantised, widths = choose_widths(
+                lowered, model.x, model.y, chip, max_drop, budget_cores, per_neuron, progress=progress
+            )
+        else:
+            if max_drop is not None or budget_cores is not None:
+                raise UsageError("max_drop, budget_cores: belong to bits='auto'")
+            quantised = quantise(lowered, samples, bits, scales, progress, per_neuron, rounding=rounding, layers=layers)
+        net = quantised.net
+        compiled = Compiled(
+            net,
+            model,
+            lowered,
+            quantised.choices,
+            opened.notes,
+            lowering_costs(graph, skip),
+            widths,
+            quantised.warnings,
         )
-    lowered = lower(source.graph, skip)
-    if analog_input == "hold":
-        lowered = hold_input(lowered)
-    quantised = quantise(lowered, source.x[:CALIBRATION_SAMPLES], bits, scales, progress)
-    net = quantised.net if window is None else replace(quantised.net, window=window)
-    return Compiled(net, source, lowered, quantised.choices)
+    return compiled if window is None else replace(compiled, net=replace(net, window=window))
+
+
+def _samples(bits: int | str, rounding: str, layers: Mapping[str, Mapping[str, Any]]) -> int:
+    widths = [bits, *(layer["bits"] for layer in layers.values() if "bits" in layer)]
+    narrow = any(isinstance(width, int) and width <= SECOND_ORDER_BITS for width in widths)
+    return SAMPLES if narrow or rounding == "second-order" else CALIBRATION_SAMPLES
 
 
 def convert(source: str | os.PathLike[str] | nn.Module | Model, calibration: Any = None, **options: Any) -> ChipNet:
     """A trained network as integers for the chip.
 
     Args:
-        source: path of a ``model.pt``, or a trained module.
-        calibration: samples ``x`` ``[N, ...]`` or ``(x, y)``; defaults to those saved with the model. The first 256 are
-            used.
+        source: path of a ``model.pt`` or ``.nir``, or a trained module.
+        calibration: samples ``x`` ``[N, ...]`` or ``(x, y)``; defaults to those saved with the model. The first 256
+            are used, for weights of six bits or less the first 1024.
         options:
-            ``example_input``: what the module takes, where there is no calibration data with it.
-            ``bits``: width of the weights, 2 to 8.
+            those of :class:`snn2chip.sources.SourceOptions`: how a module or file is read;
+            ``bits``: width of the weights, 1 to 8, or ``auto``: the fewest for each layer with which the accuracy drops
+            by at most ``max_drop`` (0..1), or that fit on ``budget_cores`` (:func:`snn2chip.quantise.choose_widths`).
+            ``rounding``, ``layers``: see :func:`snn2chip.quantise.quantise`.
+            ``resets``: ``zero`` gives every neuron the chip's own reset, whatever the model has.
             ``scales``: ``search`` (default: by spike-train error) or one of ``quantise.SCALE_METHODS``.
             ``analog_input``: ``graded`` messages at each step (default), or ``hold``, one message that the first layer
             holds.
             ``window``: steps between two resets, at least the time steps.
             ``skip``: names of passes to leave out.
-            ``trust_pickle``: read a pickled module, which can run any code.
+            ``per_neuron``: each neuron may have a weight scale and threshold of its own; costs neuron profiles.
             ``progress``: called with the name of each layer.
 
     Raises:

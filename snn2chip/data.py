@@ -29,15 +29,12 @@ import numpy as np
 import numpy.typing as npt
 
 from snn2chip.errors import InputError
+from snn2chip.hdf5 import more_than_stored, own_dataset
 
 Array = npt.NDArray[Any]
 
 #: A header can claim any size; more than this is not read into memory.
 MAX_BYTES = 8 << 30
-#: Deflate packs 1032 to 1 at best: what declares more than this has little stored in it.
-MAX_RATIO = 2048
-#: HDF5 unpacks whole chunks.
-MAX_HDF5_CHUNK = 256 << 20
 
 _NPY_MAGIC = b"\x93NUMPY"
 # What numpy and h5py raise on malformed files.
@@ -333,20 +330,12 @@ def _hdf5(path: Path) -> tuple[_Hdf5, _Hdf5 | None]:
 
 def _dataset(path: Path, file: Any, name: str) -> Any:
     """A dataset of numbers that lies in this file and can hold what it declares."""
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-        raise InputError(f"{path}: {name} is a link to elsewhere")
-    dataset = file[name]
-    if not isinstance(dataset, h5py.Dataset):
-        raise InputError(f"{path}: {name} is not a dataset")
-    if dataset.is_virtual or dataset.external:
-        raise InputError(f"{path}: {name} lies in another file")
+    dataset = own_dataset(file, name, lambda problem: InputError(f"{path}: {problem}"))
     if dataset.shape is None or dataset.dtype.hasobject or dataset.dtype.kind not in "biuf":
         raise InputError(
             f"{path}: {name} has shape {dataset.shape} and type {dataset.dtype}, expected numbers [N, ...]"
         )
-    size = math.prod(dataset.shape) * dataset.dtype.itemsize
-    if size and (dataset.id.get_storage_size() == 0 or size > MAX_RATIO * path.stat().st_size):
+    if more_than_stored(dataset):
+        size = dataset.size * dataset.dtype.itemsize
         raise InputError(f"{path}: {name} declares {size} bytes, more than the file can hold")
-    if dataset.chunks and math.prod(dataset.chunks) * dataset.dtype.itemsize > MAX_HDF5_CHUNK:
-        raise InputError(f"{path}: {name} has chunks of shape {dataset.chunks}, limit {MAX_HDF5_CHUNK} bytes each")
     return dataset

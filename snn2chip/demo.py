@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from snn2chip.compiler import compile_model
+from snn2chip.early_exit import Calibrated, ExitProof, ExitRun, calibrate, simulate_exit, verify_exit
 from snn2chip.errors import CheckFailed
 from snn2chip.files import write_npz
 from snn2chip.formats import export, read
@@ -34,6 +35,9 @@ class DemoResult:
         rungs: the ladder on all test samples.
         proof: the comparison with Lava, on the first of them.
         lava_accuracy: accuracy of the compared samples; Lava's own where it ran.
+        early: the network with an early exit, and how it was chosen.
+        exit_run: that network on all test images.
+        exit_proof: circuit, rule, gates and ended windows against one another, on some test images.
         rates: images per second, by backend.
         seconds: training time.
         test_images: how many the ladder was measured on.
@@ -43,6 +47,9 @@ class DemoResult:
     rungs: dict[str, Rung]
     proof: Proof
     lava_accuracy: float | None
+    early: Calibrated
+    exit_run: ExitRun
+    exit_proof: ExitProof
     rates: dict[str, float]
     seconds: float
     test_images: int
@@ -58,6 +65,12 @@ def digits() -> tuple[Array, Array, Array, Array]:
     x = (images[order] / 16).astype(np.float32).reshape(-1, 1, 8, 8)
     y = classes[order].astype(np.int64)
     return x[:1347], y[:1347], x[1347:], y[1347:]
+
+
+#: Training images that the network is not trained on; they choose when it may stop.
+HELD_OUT = 247
+EXIT_EPS = 0.05
+EXIT_SAMPLES = 8
 
 
 def build(time_steps: int = 4) -> Network:
@@ -125,22 +138,27 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     x, y, test_x, test_y = digits()
+    held_x, held_y, x, y = x[-HELD_OUT:], y[-HELD_OUT:], x[:-HELD_OUT], y[:-HELD_OUT]
     network = build()
     stage(f"training {epochs} epochs on {len(x)} digits")
     began = time.perf_counter()
     fit(network, x, y, epochs)
     seconds = time.perf_counter() - began
 
-    files = {"model": folder / "model.pt", "net": folder / "model.net", "data": folder / "test.npz"}
+    names = {"model": "model.pt", "net": "model.net", "exit": "exit.net", "data": "test.npz", "held": "heldout.npz"}
+    files = {kind: folder / name for kind, name in names.items()}
     stage("saving and compiling")
     save(network, files["model"], calibration=(x[:256], y[:256]))
     write_npz(files["data"], {"x": test_x, "y": test_y}, force=True)
+    write_npz(files["held"], {"x": held_x, "y": held_y}, force=True)
     compiled = compile_model(files["model"])
     export(compiled.net, files["net"], force=True)
     net = read(files["net"])
+    early = calibrate(net, held_x, held_y, eps=EXIT_EPS, logit=compiled.choices[-1].weight_scale)
+    export(early.net, files["exit"], force=True)
 
     stage(f"simulating {len(test_x)} test images")
-    rungs = ladder(compiled.model.graph, net, test_x, test_y)
+    rungs = ladder(compiled.model.graph, compiled.lowered, net, test_x, test_y)
     rates = {}
     for backend in ("reference", "event"):
         traces = simulate(net, test_x, backend=backend).traces
@@ -150,10 +168,15 @@ def run(
     proof = prove(net, test_x[:samples])
     if not proof.result.equal:
         raise CheckFailed(f"{files['net']}: {proof.backend} differs from {proof.against}: {proof.result.first}")
+    exit_net = read(files["exit"])
+    exit_run = simulate_exit(exit_net, test_x, test_y)
+    exit_proof = verify_exit(exit_net, test_x[: min(samples, EXIT_SAMPLES)], proof.against == "lava")
+    if not exit_proof.equal:
+        raise CheckFailed(f"{files['exit']}: its early exit differs: {exit_proof}")
     lava_accuracy = None
     if proof.against == "lava":
         scores = proof.result.expected.predictions(net)
         lava_accuracy = float((scores == test_y[:samples]).mean())
         rates["lava"] = samples / proof.result.expected.seconds
     written = {kind: str(path) for kind, path in files.items()}
-    return DemoResult(rungs, proof, lava_accuracy, rates, seconds, len(test_x), written)
+    return DemoResult(rungs, proof, lava_accuracy, early, exit_run, exit_proof, rates, seconds, len(test_x), written)

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from snn2chip.backends import exporter
 from snn2chip.chip import ChipNet
 
 
-def export(net: ChipNet, path: str | os.PathLike[str], format: str = "netx", force: bool = False) -> None:
+def export(
+    net: ChipNet, path: str | os.PathLike[str], format: str = "netx", force: bool = False, **options: Any
+) -> None:
     """Write ``net``; the file appears whole or not at all.
+
+    Args:
+        options: of the format; NetX takes ``measured``, plain values that are kept in the file.
 
     Raises:
         LimitError: a layer has no form in the file's format.
         UsageError: the file exists and ``force`` is not given, or the format is unknown.
         EnvironmentFailure: the file cannot be written.
     """
-    exporter(format).write(net, path, force)
+    exporter(format).write(net, path, force, **options)
 
 
 def read(path: str | os.PathLike[str], format: str = "netx") -> ChipNet:

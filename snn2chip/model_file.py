@@ -1,20 +1,19 @@
 """``model.pt``: a graph, its tensors and calibration samples in one file that loads with ``weights_only=True``.
 
 Layout: a dict with ``format`` ("snn2chip.model"), ``version``, ``time_steps``, ``nodes`` (a list of dicts: ``type``,
-then the fields of that node of :mod:`snn2chip.graph`; arrays are tensors, float32 where that is exact), and
-``calibration`` (None, or ``x`` and ``y``, ``y`` possibly None).
+then the fields of that node of :mod:`snn2chip.graph`; arrays are tensors, float32 where that is exact, integers of the
+chip int32), ``readout``, ``inexact``, and ``calibration`` (None, or ``x`` and ``y``, ``y`` possibly None).
 """
 
 from __future__ import annotations
 
-import copy
 import io
 import math
 import os
 import pickle
 import warnings
 import zipfile
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -23,11 +22,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from snn2chip import chip
 from snn2chip import graph as graphs
-from snn2chip.errors import CheckFailed, InputError, UsageError
+from snn2chip.errors import InputError, UsageError
 from snn2chip.files import write_whole
-from snn2chip.frontends import capture
-from snn2chip.graph import Graph, Node, execute
+from snn2chip.frontends import EXAMPLES, Layout, capture, layout_of
+from snn2chip.graph import Graph, InputKind, Node
 
 FORMAT, VERSION = "snn2chip.model", 1
 Array = npt.NDArray[Any]
@@ -40,9 +40,18 @@ _NODE_TYPES: dict[str, type[Node]] = {
         graphs.Conv2d,
         graphs.BatchNorm,
         graphs.AvgPool2d,
+        graphs.MaxPool2d,
         graphs.Flatten,
+        graphs.Add,
+        graphs.Concat,
+        graphs.Delay,
         graphs.Neuron,
+        graphs.ChipLayer,
     )
+}
+_CHIP_LAYERS: dict[str, type[Any]] = {kind.__name__: kind for kind in (chip.InputNeurons, chip.Dense, chip.Conv)}
+_CHIP_NEURONS: dict[str, type[Any]] = {
+    kind.__name__: kind for kind in (chip.Neuron, chip.Delta, chip.SigmaDelta, chip.Sigma, chip.Resonator)
 }
 
 
@@ -65,57 +74,65 @@ def as_array(data: Any) -> Array:
     return data.detach().cpu().numpy() if isinstance(data, Tensor) else np.asarray(data)
 
 
-def model_of(module: nn.Module, example_input: Any = None, calibration: Any = None) -> Model:
-    """Capture ``module`` and prove the capture on data.
+def model_of(
+    module: nn.Module,
+    example_input: Any = None,
+    calibration: Any = None,
+    layout: Layout | None = None,
+    approximate: bool = False,
+) -> Model:
+    """Capture ``module`` by running it on data, and prove the capture; see :func:`snn2chip.frontends.capture`.
 
     Args:
-        example_input: ``[N, ...]`` as the module takes it; defaults to the first calibration samples. Whether it is
-            binary with a time axis decides that the network takes spikes; anything else is analog input.
-        calibration: samples to choose scales with: ``x`` or ``(x, y)``; 200 to 500 are plenty.
+        example_input: as the module takes it; defaults to the first calibration samples. Binary with a time axis means
+            that the network takes spikes; anything else is analog input.
+        calibration: samples to choose scales with: ``x`` ``[N, T, ...]`` or ``[N, ...]``, or ``(x, y)``; 200 to 500
+            are plenty.
+        layout: where the module keeps time in its input: "TN", "NT", "N..T", or "N" for nowhere.
+        approximate: allow what has no exact counterpart; the graph lists it.
 
     Raises:
         UsageError: neither example input nor calibration is given.
-        CheckFailed: the graph does not compute what the module does (scores in double precision).
+        UnsupportedError: the module has no counterpart in the graph; the message names what.
+        CheckFailed: the graph does not compute what the module does.
     """
     x, y = calibration if isinstance(calibration, tuple | list) else (calibration, None)
     x, y = (None if a is None else as_array(a) for a in (x, y))
     if x is not None and y is not None and (y.shape != (len(x),) or y.dtype.kind not in "iu"):
         raise UsageError(f"calibration: y has shape {y.shape} and type {y.dtype}, expected {len(x)} integer classes")
-    example = x[:8] if example_input is None and x is not None else example_input
-    if example is None:
+    if example_input is None and x is not None:
+        layout = layout or layout_of(module, torch.from_numpy(x))
+        example_input = np.moveaxis(x[:EXAMPLES], *{"TN": (1, 0), "N..T": (1, -1)}.get(layout, (0, 0)))
+    if example_input is None:
         raise UsageError("save: give example_input, or calibration samples")
-    example = as_array(example)
-    graph = capture(module)
-    events = example.ndim == len(graph.input.shape) + 2 and bool(np.isin(example if x is None else x, (0, 1)).all())
-    if events:
-        graph = replace(graph, nodes=(replace(graph.input, kind="spikes"), *graph.nodes[1:]))
-    if example.ndim == len(graph.input.shape) + 2:
-        graph = replace(graph, time_steps=example.shape[1])
-    _prove(module, graph, example[:32])
-    return Model(graph, x, y)
+    graph = capture(module, as_array(example_input), layout, approximate).graph
+    return Model(graph if x is None else fitted(graph, x), x, y)
 
 
-def _prove(module: nn.Module, graph: Graph, example: Array) -> None:
-    """Compare scores of the module (a double precision copy, in evaluation) and of the graph."""
-    twin = copy.deepcopy(module).cpu().double().eval()
-    with torch.no_grad():
-        expected = twin(torch.as_tensor(example, dtype=torch.float64)).numpy().reshape(len(example), -1)
-    found = execute(graph, example, keep=lambda node: False).scores
-    if isinstance(graph.output, graphs.Neuron):
-        found = found / graph.time_steps  # the module returns a mean rate, the graph counts
-    # A membrane potential within one rounding error of the threshold may fall on either side: allow it one sample.
-    different = ~np.isclose(expected, found, rtol=1e-9, atol=1e-9).all(1)
-    if different.sum() > max(1, len(example) // 16):
-        raise CheckFailed(
-            f"capture: the graph's scores differ from the module's on {different.sum()} of {len(example)} samples; "
-            "please report this with the model"
-        )
+def fitted(graph: Graph, x: Array) -> Graph:
+    """``graph`` for data with a time axis: as many steps, and spikes where they are binary."""
+    if x.ndim != len(graph.input.shape) + 2:
+        return graph
+    kind: InputKind = "spikes" if bool(np.isin(x, (0, 1)).all()) else "analog"
+    nodes = (replace(graph.input, kind=kind), *graph.nodes[1:])
+    return replace(graph, nodes=nodes, time_steps=x.shape[1])
+
+
+def _entry(thing: Any) -> dict[str, Any]:
+    """A node, a chip layer or chip neurons as a dict of plain containers and tensors."""
+    entry: dict[str, Any] = {"type": type(thing).__name__}
+    for f in fields(thing):
+        value = getattr(thing, f.name)
+        if is_dataclass(value):
+            value = _entry(value)
+        entry[f.name] = _tensor(value) if isinstance(value, np.ndarray) else value
+    return entry
 
 
 def _tensor(array: Array) -> Tensor:
     """float32 where no value changes, so that files are as small as the trained weights."""
     narrow = array.astype(np.float32) if array.dtype == np.float64 else array
-    return torch.from_numpy(np.ascontiguousarray(narrow if np.array_equal(narrow, array) else array))
+    return torch.from_numpy(np.array(narrow if np.array_equal(narrow, array) else array))
 
 
 def save(
@@ -124,6 +141,8 @@ def save(
     example_input: Any = None,
     calibration: Any = None,
     force: bool = True,
+    layout: Layout | None = None,
+    approximate: bool = False,
 ) -> None:
     """Write a trained module as ``model.pt``; see :func:`model_of` for the arguments.
 
@@ -133,14 +152,7 @@ def save(
         x, y = calibration if isinstance(calibration, tuple | list) else (calibration, None)
         model = Model(module, None if x is None else as_array(x), None if y is None else as_array(y))
     else:
-        model = model_of(module, example_input, calibration)
-    nodes = []
-    for node in model.graph.nodes:
-        entry: dict[str, Any] = {"type": type(node).__name__}
-        for f in fields(node):
-            value = getattr(node, f.name)
-            entry[f.name] = _tensor(value) if isinstance(value, np.ndarray) else value
-        nodes.append(entry)
+        model = model_of(module, example_input, calibration, layout, approximate)
     calibrated = None
     if model.x is not None:
         calibrated = {"x": _tensor(model.x), "y": None if model.y is None else _tensor(model.y)}
@@ -148,7 +160,9 @@ def save(
         "format": FORMAT,
         "version": VERSION,
         "time_steps": model.graph.time_steps,
-        "nodes": nodes,
+        "nodes": [_entry(node) for node in model.graph.nodes],
+        "readout": model.graph.readout,
+        "inexact": model.graph.inexact,
         "calibration": calibrated,
     }
     buffer = io.BytesIO()  # torch reports a full disk in many ways, a plain write in one
@@ -175,7 +189,13 @@ def load(path: str | os.PathLike[str], trust_pickle: bool = False) -> Model | nn
         raise InputError(f"{path}: format version {content.get('version')}, this snn2chip reads up to {VERSION}")
     try:
         nodes = tuple(_load_node(entry) for entry in content["nodes"])
-        graph = Graph(nodes, int(content["time_steps"]))
+        hints = get_type_hints(Graph)
+        kept = {name: content[name] for name in ("readout", "inexact") if name in content}
+        graph = Graph(
+            nodes,
+            int(content["time_steps"]),
+            **{name: _load_field(name, hints[name], value) for name, value in kept.items()},
+        )
         graph.shapes()
         calibrated = content.get("calibration") or {}
         x, y = (None if calibrated.get(key) is None else calibrated[key].numpy() for key in ("x", "y"))
@@ -223,15 +243,22 @@ def _load_node(entry: dict[str, Any]) -> Node:
 
 def _load_field(what: str, hint: Any, value: Any) -> Any:
     """``value`` as the field's type, or an :class:`InputError`."""
-    if "ndarray" in str(hint):
+    if "ndarray" in str(hint) and "chip" not in str(hint) and not isinstance(value, float | int):
         if value is None and type(None) in get_args(hint):
             return None
-        if not isinstance(value, Tensor) or not (value.is_floating_point() and torch.isfinite(value).all()):
-            raise InputError(f"{what}: expected a tensor of finite floating point numbers")
+        if not isinstance(value, Tensor) or value.is_complex() or not torch.isfinite(value).all():
+            raise InputError(f"{what}: expected a tensor of finite numbers")
         return value.to(torch.float64).numpy()
+    if hint == chip.Layer:
+        return _load_chip_layer(what, value)
+    if chip.Encoding in get_args(hint) and (value is None or isinstance(value, dict)):
+        if value is None:
+            return None
+        hints = get_type_hints(chip.Encoding)
+        return chip.Encoding(**{k: _load_field(f"{what}: {k}", hints[k], v) for k, v in value.items() if k != "type"})
     if isinstance(value, list):
         value = tuple(value)
-    if hint is float:
+    if hint is float or float in get_args(hint):
         fits = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
     elif get_origin(hint) is Literal:
         fits = value in get_args(hint)
@@ -244,3 +271,24 @@ def _load_field(what: str, hint: Any, value: Any) -> Any:
     if not fits:
         raise InputError(f"{what}: unexpected value {str(value)[:80]!r}")
     return value
+
+
+def _load_chip_layer(what: str, entry: Any) -> chip.Layer:
+    values = _chip_values(what, entry, _CHIP_LAYERS)
+    kind = _CHIP_LAYERS[values.pop("type")]
+    neurons = _chip_values(f"{what} neuron", values.pop("neuron"), _CHIP_NEURONS)
+    neuron_kind = _CHIP_NEURONS[neurons.pop("type")]
+    neuron = neuron_kind.of(str(values["name"]), **neurons) if hasattr(neuron_kind, "of") else neuron_kind(**neurons)
+    layer: chip.Layer = kind(neuron=neuron, **values)
+    return layer
+
+
+def _chip_values(what: str, entry: Any, kinds: dict[str, type[Any]]) -> dict[str, Any]:
+    if not isinstance(entry, dict) or entry.get("type") not in kinds:
+        raise InputError(f"{what}: unknown type, the file is from a newer version or damaged")
+    values = {}
+    for key, value in entry.items():
+        if isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()):
+            raise InputError(f"{what}: {key}: expected a tensor of integers")
+        values[key] = value.numpy() if isinstance(value, Tensor) else value
+    return values

@@ -47,7 +47,7 @@ class Record:
     @staticmethod
     def readout(net: ChipNet) -> Record:
         """What a prediction needs."""
-        last = (net.layers[-1].name,)
+        last = (net.readout_layer.name,)
         return Record.of(states=last) if net.readout.kind == "potential" else Record.of(spikes=last)
 
 
@@ -87,12 +87,12 @@ class Traces:
 
     def scores(self, net: ChipNet) -> Array:
         """``[N, classes]`` from the readout: spike counts, or potentials at the last step of the sample."""
-        last, steps = net.layers[-1].name, net.time_steps
+        last, steps = net.readout_layer.name, net.time_steps
         if net.readout.kind == "potential":
             scores: Array = self.v[last][:, steps - 1]
         else:
             scores = self.spikes[last][:, :steps].sum(1, dtype=np.int64)
-        return scores.reshape(len(scores), -1)
+        return scores.reshape(len(scores), -1)[:, : net.classes]
 
     def predictions(self, net: ChipNet) -> npt.NDArray[np.int64]:
         """``[N]`` class of the highest score; the lowest class wins a tie."""
@@ -130,7 +130,14 @@ def messages_of(encoding: Encoding, shape: Shape, steps: int, x: Array) -> Array
             raise InputError("data: not binary, but the network takes spikes (0 and 1)")
         messages: Array = x.astype(np.uint8)
     else:
-        messages = np.clip(np.rint(x * encoding.scale), encoding.low, encoding.high).astype(np.int32)
+        messages = encoding.rounded(x)
+    if encoding.spread:
+        exact = np.clip(x * encoding.scale, encoding.low, encoding.high)
+        if static:
+            sums = exact[:, None] * np.arange(1, steps + 1).reshape(-1, *(1,) * len(shape))
+        else:
+            sums = np.cumsum(exact, axis=1)
+        return np.diff(np.rint(sums).astype(np.int32), axis=1, prepend=0)
     if encoding.kind == "hold":
         if not static:
             raise InputError("data: has a time axis, but the network holds a static input (one message at step 0)")

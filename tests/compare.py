@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
+from snn2chip.frontends import capture
+from snn2chip.graph import Graph
+from snn2chip.nn import Network
 from snn2chip.traces import Traces
 
 
@@ -30,3 +34,9 @@ def assert_same_traces(found: Traces, expected: Traces) -> None:
         for layer, counts in ours.items():
             assert counts.dtype == np.int64, f"{layer}: {what} has type {counts.dtype}"
             np.testing.assert_array_equal(counts, theirs[layer], f"{layer}: {what}")
+
+
+def graph_of(network: Network) -> Graph:
+    """The graph of a network, captured on random static input."""
+    x = torch.from_numpy(np.random.default_rng(0).random((4, *network.input_shape)))
+    return capture(network, x * 2).graph

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from hypothesis import note
 from hypothesis import strategies as st
 
-from snn2chip import limits
+from snn2chip import law, limits
 from snn2chip.chip import (
     AnyNeuron,
     ChipNet,
@@ -36,7 +36,6 @@ from snn2chip.chip import (
     SigmaDelta,
 )
 from snn2chip.conv import conv2d, output_size
-from snn2chip.simulators import reference
 from snn2chip.traces import Mode
 
 Draw = Callable[..., Any]
@@ -362,9 +361,9 @@ def situations(net: ChipNet, messages: Array, mode: Mode) -> Counter[str]:
         if mode != "isolated" and not isinstance(layer, InputNeurons):
             start -= 1
             current = np.concatenate([np.zeros_like(current[:, :1]), current], 1)
-        spikes, u, v = reference.run_layer(layer, current, start, reset_every)
+        spikes, u, v = law.run_layer(layer, current, start, reset_every)
         rows = current.reshape(-1, *layer.input_shape)
-        sums = reference.weighted_sums(layer, rows).reshape(u.shape)
+        sums = law.weighted_sums(layer, rows).reshape(u.shape)
         steps = u.shape[1]
         if isinstance(layer, Dense) and layer.recurrent is not None:
             back = spikes[:, :-1] @ layer.recurrent.T.astype(np.int64)
@@ -389,7 +388,7 @@ def situations(net: ChipNet, messages: Array, mode: Mode) -> Counter[str]:
             cleared = t == 0 or (reset_every and (start + t) % reset_every == 0)
             u_before, v_before = (np.zeros_like(x[:, 0]) if cleared else x[:, t - 1] for x in (u, v))
             keep_u, keep_v = UNITY - parameters["current_decay"], UNITY - parameters["voltage_decay"]
-            raw = reference.decayed(u_before, parameters["current_decay"]) + (sums[:, t] << 6)
+            raw = law.decayed(u_before, parameters["current_decay"]) + (sums[:, t] << 6)
             seen["u passes 2^31"] += np.count_nonzero(np.abs(raw) >= 1 << 31)
             seen["u wraps from above"] += np.count_nonzero(raw > top)
             seen["u wraps from below"] += np.count_nonzero(raw <= -top)
@@ -397,7 +396,7 @@ def situations(net: ChipNet, messages: Array, mode: Mode) -> Counter[str]:
             seen["u stays beyond 24 bits"] += np.count_nonzero(np.abs(u[:, t]) > top)
             seen["decay truncates a negative u"] += np.count_nonzero((u_before < 0) & (u_before * keep_u % UNITY != 0))
             seen["decay truncates a negative v"] += np.count_nonzero((v_before < 0) & (v_before * keep_v % UNITY != 0))
-            full = reference.decayed(v_before, parameters["voltage_decay"]) + u[:, t] + (parameters["bias"] << 6)
+            full = law.decayed(v_before, parameters["voltage_decay"]) + u[:, t] + (parameters["bias"] << 6)
             seen["v clips above"] += np.count_nonzero(full >= top)
             seen["v clips below"] += np.count_nonzero(full <= -top)
             on = (full == parameters["threshold"] << 6) & (full != 0)

@@ -209,8 +209,8 @@ def bad_cases(folder: Path, tmp: Path) -> dict[str, tuple[int, str, list[Any]]]:
     torch.save(nn.Linear(3, 3), tmp / "pickle.pt")
     (tmp / "text.net").write_text("hello")
     (tmp / "text.npz").write_text("hello")
-    pool = Network(nn.Conv2d(1, 2, 3), LIF(reset="subtract"), input_shape=(1, 8, 8), time_steps=2)
-    s2c.save(pool, tmp / "soft.pt", calibration=torch.rand(8, 1, 8, 8))
+    pool = Network(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), LIF(), input_shape=(1, 8, 8), time_steps=2)
+    s2c.save(pool, tmp / "pool.pt", calibration=torch.rand(8, 1, 8, 8))
     s2c.save(Network(nn.Linear(4, 2), LIF(), input_shape=(4,), time_steps=2), tmp / "bare.pt", torch.rand(4, 4))
     (tmp / "link.net").write_bytes((folder / "model.net").read_bytes())
     with h5py.File(tmp / "link.net", "r+") as file:
@@ -237,14 +237,18 @@ def bad_cases(folder: Path, tmp: Path) -> dict[str, tuple[int, str, list[Any]]]:
         "no such model": (3, "no such file", ["export", tmp / "nix.pt", *out]),
         "not a model": (3, "not a file of torch.save", ["export", tmp / "text.pt", *out]),
         "a pickle": (3, "--trust-pickle", ["export", tmp / "pickle.pt", *out]),
-        "trusted, but a Linear": (4, "Linear: cannot be captured", [*trusted, *out]),
-        "soft reset": (4, "1 (LIF): reset by subtraction", ["export", tmp / "soft.pt", *out]),
+        "trusted, but other data": (3, "model (Linear): fails on the example", [*trusted, *out]),
+        "pooled currents": (4, "1 (MaxPool2d): ", ["export", tmp / "pool.pt", *out]),
         "no calibration": (2, "--calibration", ["export", tmp / "bare.pt", *out]),
-        "calibration of another shape": (3, "shape", ["export", tmp / "bare.pt", "--calibration", data, *out]),
+        "calibration of another shape": (
+            3,
+            "shape",
+            ["export", tmp / "bare.pt", "--calibration", data_of(np.zeros((4, 3, 7))), *out],
+        ),
         "unknown scales": (2, "'best'", ["export", model, "--scales", "best", *out]),
         "unknown pass": (2, "fold-batch-norm", ["export", model, "--skip-pass", "fold", *out]),
         "skipped pass is needed": (4, "2 (AvgPool2d)", ["export", model, "--skip-pass", "fold-average-pool", *out]),
-        "bits": (2, "9 is not in the range", ["export", model, "--bits", 9, *out]),
+        "bits": (2, "not one of", ["export", model, "--bits", 9, *out]),
         "output folder missing": (5, "cannot be written", ["export", model, "-o", tmp / "no" / "out.net"]),
         "not a network": (3, "text.net", ["inspect", tmp / "text.net"]),
         "a model as network": (3, "model.pt", ["inspect", model]),

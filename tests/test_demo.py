@@ -55,7 +55,7 @@ def test_mnist_example(tmp_path: Path, kind: str) -> None:
         arrays[f"{part}_images"] = np.pad((255 * big).astype(np.uint8), ((0, 0), (2, 2), (2, 2)))
         arrays[f"{part}_labels"] = classes
     np.savez(tmp_path / "digits.npz", **arrays)
-    command = [sys.executable, EXAMPLES / "mnist.py", tmp_path / "digits.npz", "--net", kind, "--epochs", 3]
+    command = [sys.executable, EXAMPLES / "mnist.py", tmp_path / "digits.npz", "--net", kind, "--epochs", 5]
     command += ["--lava-samples", 2, "--folder", tmp_path / "out"]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

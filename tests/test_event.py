@@ -10,11 +10,26 @@ import pytest
 from compare import assert_same_traces
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from strategies import chip_nets, messages_for
+from strategies import chip_nets, messages_for, rf_nets, sdnn_nets
 
-from snn2chip.chip import ChipNet, Conv, Dense, Encoding, InputNeurons, IntArray, Layer, Neuron, Sigma
-from snn2chip.errors import InputError, UnsupportedError, UsageError
-from snn2chip.simulators import event, reference
+from snn2chip.chip import (
+    ChipNet,
+    Conv,
+    Delta,
+    Dense,
+    Encoding,
+    InputNeurons,
+    IntArray,
+    Layer,
+    Neuron,
+    Resonator,
+    Sigma,
+    SigmaDelta,
+)
+from snn2chip.errors import InputError, LimitError, UsageError
+from snn2chip.law import run_layer
+from snn2chip.simulation import faster_backend
+from snn2chip.simulators import event, event_stages, reference
 from snn2chip.traces import MODES, Mode, Record
 
 
@@ -30,6 +45,27 @@ def small_net(recurrent: bool = True, steps: int = 3, window: int = 4) -> ChipNe
     own = integers(rng, 9, 9) if recurrent else None
     dense = Dense("dense", conv.shape, integers(rng, 9, inputs), cell, own)
     return ChipNet((2, 6, 5), (conv, dense), time_steps=steps, window=window)
+
+
+def sigma_delta_net(steps: int = 3, window: int = 4) -> ChipNet:
+    """Encoder, convolution, delays, a layer that spikes, decoder."""
+    rng = np.random.default_rng(1)
+    conv = Conv("conv", (2, 6, 5), integers(rng, 4, 1, 3, 2), SigmaDelta.of("conv", 1, 3), (2, 1), (1, 0), groups=2)
+    inputs = int(np.prod(conv.shape))
+    layers = (
+        InputNeurons("in", (2, 6, 5), Delta.of("in", 1)),
+        conv,
+        Dense(
+            "late",
+            conv.shape,
+            integers(rng, 9, inputs),
+            SigmaDelta.of("late", 2),
+            delay=rng.integers(0, 4, (9, inputs)),
+        ),
+        Dense("spiking", (9,), integers(rng, 70, 9), Neuron.of("spiking", 40, 1000, 100)),
+        Dense("out", (70,), integers(rng, 3, 70), Sigma()),
+    )
+    return ChipNet((2, 6, 5), layers, Encoding("graded", 1.0, -9, 9), time_steps=steps, window=window)
 
 
 def assert_equal_arrays(found: tuple[Any, ...], expected: tuple[Any, ...]) -> None:
@@ -55,20 +91,36 @@ def test_blocks_and_threads_change_nothing(
         monkeypatch.setattr(event, "_BLOCK_BYTES", block_bytes)
         assert_same_traces(event.run(net, messages, mode, record, threads=threads), expected)
     # Threads share the neurons of a convolution where there are fewer samples than threads, or one run.
-    monkeypatch.setattr(event, "_WORTH_SHARING", 0)
+    monkeypatch.setattr(event_stages, "_WORTH_SHARING", 0)
     for few in (messages, messages[:1], messages[:2]):
         expected = reference.run(net, few, mode, record)
         assert_same_traces(event.run(net, few, mode, record, threads=threads), expected)
 
 
-@settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_blocks_and_threads_change_nothing_in_sigma_delta_networks(
+    monkeypatch: pytest.MonkeyPatch, mode: Mode, threads: int
+) -> None:
+    net = sigma_delta_net()
+    messages, record = spikes_for(net, 17) * integers(np.random.default_rng(4), 17, 3, 2, 6, 5), Record.everything(net)
+    monkeypatch.setattr(event_stages, "_WORTH_SHARING", 0)
+    for few in (messages, messages[:1]):
+        expected = reference.run(net, few, mode, record)
+        assert all(expected.spike_counts.values())
+        for block_bytes in (1, 3000, 1 << 20):
+            monkeypatch.setattr(event, "_BLOCK_BYTES", block_bytes)
+            assert_same_traces(event.run(net, few, mode, record, threads=threads), expected)
+
+
+@settings(max_examples=100, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data(), st.integers(-4, 3), st.integers(0, 4))
 def test_one_layer_equals_reference(data: st.DataObject, start: int, reset_every: int) -> None:
-    net = data.draw(chip_nets(max_layers=1))
+    net = data.draw(st.one_of(chip_nets(max_layers=1), sdnn_nets(max_layers=1), rf_nets(max_layers=1)))
     messages, layer = data.draw(messages_for(net)), net.layers[0]
-    expected = reference.run_layer(layer, messages.astype(np.int64), start, reset_every)
+    expected = run_layer(layer, messages.astype(np.int64), start, reset_every)
     found = event.run_layer(layer, messages, start, reset_every)
-    assert [array.dtype for array in found] == [np.uint8, np.int32, np.int32]
+    assert [array.dtype for array in found] == [np.int32 if layer.neuron.graded else np.uint8, np.int32, np.int32]
     assert_equal_arrays(found, expected)
     spikes, u, v = event.run_layer(layer, messages, start, reset_every, states=False)
     np.testing.assert_array_equal(spikes, expected[0])
@@ -152,11 +204,91 @@ def test_delays_that_all_synapses_of_a_neuron_share(mode: Mode, bias: int, windo
         assert_equal_arrays(ours, theirs)
 
 
-def test_other_neurons_are_refused_by_name() -> None:
-    layers = (InputNeurons("in", (3,), Neuron.of("in", 1)), Dense("out", (3,), np.ones((2, 3), int), Sigma()))
-    net = ChipNet((3,), layers, Encoding("graded", 1.0, -9, 9))
-    with pytest.raises(UnsupportedError, match="out: neurons of kind Sigma"):
-        event.run(net, np.ones((1, 1, 3), np.int32))
+def graded_net(*layers: Layer, inputs: int = 3) -> ChipNet:
+    """``layers`` behind decoders, which send on the sum of all messages so far."""
+    first = Dense("first", (inputs,), np.eye(inputs, dtype=np.int32), Sigma())
+    return ChipNet((inputs,), (first, *layers), Encoding("graded", 1.0, -65535, 65535), time_steps=3)
+
+
+def _too_large() -> dict[str, tuple[ChipNet, int]]:
+    """Networks and messages whose sums reach the limit, by what is special about them."""
+    weight = np.array([[255, 255, -255], [3, 2, 1]])
+    turn = Resonator.of("a", 9, 100, 4000)
+    one, two = Dense("a", (3,), weight, Sigma()), Dense("b", (2,), np.array([[200, 100]]), Sigma())
+    many = Dense("a", (64,), np.full((1, 64), 255), Sigma())
+    late, shared = np.array([[5, 1, 5], [0, 2, 2]]), np.array([[4, 4, 4], [1, 1, 1]])
+    return {
+        "sigma": (graded_net(one), 65535),
+        "spiking": (graded_net(Dense("a", (3,), weight, Neuron.of("a", 9))), 65535),
+        "real weights": (graded_net(Dense("a", (3,), weight, turn, imaginary=weight // 2)), 65535),
+        "imaginary weights": (graded_net(Dense("a", (3,), weight // 99, turn, imaginary=weight)), 65535),
+        "delays": (graded_net(Dense("a", (3,), weight, Sigma(), delay=late)), 65535),
+        "delays that neurons share": (graded_net(Dense("a", (3,), weight, Neuron.of("a", 9), delay=shared)), 65535),
+        "first of two layers": (graded_net(one, two), 65535),
+        "second of two layers": (graded_net(one, two), 1000),
+        "beyond 32 bits": (graded_net(many, inputs=64), 1 << 22),
+    }
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("case", _too_large())
+def test_sums_that_are_too_large_raise_what_the_reference_raises(
+    monkeypatch: pytest.MonkeyPatch, case: str, mode: Mode
+) -> None:
+    net, message = _too_large()[case]
+    shares = np.array([1, 2, 3, 3, 1]).reshape(5, 1, 1)  # the largest sum is neither in the first block nor in the last
+    messages = np.broadcast_to(message // 3 * shares, (5, 3, *net.input_shape)).astype(np.int32)
+    with pytest.raises(LimitError) as expected:
+        reference.run(net, messages, mode)
+    for block_bytes in (1, 1 << 20):
+        monkeypatch.setattr(event, "_BLOCK_BYTES", block_bytes)
+        with pytest.raises(LimitError) as found:
+            event.run(net, messages, mode)
+        assert str(found.value) == str(expected.value)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "weight", "message"),
+    [
+        (64, 128, 1 << 19),  # 2^32, in 32 bits nothing
+        (66000, 255, 1),  # spikes, as far as they go
+        (66000, 255, -1),
+        (256, 256, 256),  # exactly the limit
+    ],
+)
+def test_largest_sums_of_one_layer(inputs: int, weight: int, message: int) -> None:
+    layer = Dense("a", (inputs,), np.full((2, inputs), -weight), Sigma())
+    messages = np.full((1, 1, inputs), message)
+    with pytest.raises(LimitError) as expected:
+        run_layer(layer, messages)
+    with pytest.raises(LimitError) as found:
+        event.run_layer(layer, messages)
+    assert str(found.value) == str(expected.value)
+    messages[..., inputs // 2 :] = 0
+    messages[..., 0] = 0 if weight * inputs * abs(message) // 2 < 1 << 24 else -message * (inputs // 2 - 1)
+    assert_equal_arrays(event.run_layer(layer, messages), run_layer(layer, messages))
+
+
+@pytest.mark.parametrize("threshold", [0, 1, 131071])
+@pytest.mark.parametrize("spike_exp", [0, 7])
+def test_registers_of_sigma_delta_neurons_wrap(threshold: int, spike_exp: int) -> None:
+    values = np.array([0, 1 << 18, -(1 << 18), (1 << 18) - 1, 1 << 25, -(1 << 25), (1 << 31) - 1, -(1 << 31), 1, -1])
+    messages = np.stack([np.roll(values, k) for k in range(len(values))])[None]  # magnitudes of -2^31, and beyond
+    encoder = InputNeurons("in", (10,), Delta.of("in", threshold, spike_exp))
+    assert_equal_arrays(event.run_layer(encoder, messages), run_layer(encoder, messages))
+    push = np.array([1 << 21, -(1 << 21), 54321, -1, 0])  # a convolution's sums are below 2^23
+    graded = push[:, None, None] * (np.random.default_rng(0).random((1, 800, 5, 1, 1)) < 0.9)
+    bias = np.array([-(1 << 15), (1 << 15) - 1, 9, -9, 1])[:, None, None]
+    for neuron in (SigmaDelta.of("a", threshold, bias, spike_exp), Sigma()):
+        layer = Conv("a", (5, 1, 1), np.eye(5, dtype=np.int32)[:, :, None, None] * 3, neuron)
+        expected = run_layer(layer, graded)
+        assert np.abs(np.diff(expected[1], axis=1)).max() > 1 << 31
+        assert_equal_arrays(event.run_layer(layer, graded), expected)
+
+
+def test_auto_takes_what_knows_the_neurons() -> None:
+    net = sigma_delta_net()
+    assert faster_backend(net, spikes_for(net, 2)) == "event"
 
 
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.int16, np.int32, np.int64])
@@ -185,6 +317,8 @@ def test_no_samples(mode: Mode) -> None:
     assert out.u["dense"].shape == (0, 4, 9)
     assert out.spike_counts == {"conv": 0, "dense": 0}
     assert out.synaptic_operations == 0
+    graded, u, _ = event.run_layer(Dense("a", (3,), np.ones((2, 3), np.int32), Sigma()), np.zeros((0, 4, 3), np.int32))
+    assert graded.shape == u.shape == (0, 4, 2)
 
 
 def test_wrong_shapes_and_modes_are_refused() -> None:

@@ -30,7 +30,6 @@ from snn2chip.chip import (
     Resonator,
     Sigma,
     SigmaDelta,
-    require_spiking,
 )
 from snn2chip.errors import InputError, LimitError, UnsupportedError
 from snn2chip.exporters import netx
@@ -207,14 +206,6 @@ def test_what_cannot_be(make: Any, error: type[Exception], message: str) -> None
 
 def conv_free() -> Dense:
     return Dense("fc", (1,), matrix([1]), SigmaDelta.of("fc", 1))
-
-
-def test_simulators_that_know_spikes_alone_can_say_so() -> None:
-    require_spiking(ChipNet((1,), (Dense("d", (1,), matrix([1]), PASSES),)), "event")
-    with pytest.raises(UnsupportedError, match="fc: neurons of kind Sigma, which the event simulator does not know"):
-        require_spiking(ChipNet((1,), (DECODER,)), "event")
-    with pytest.raises(UnsupportedError, match="d: delays, which"):
-        require_spiking(delayed_net(), "dense")
 
 
 # --- NetX ---

@@ -1,21 +1,25 @@
-"""Random networks: independent simulators agree in every spike, u and v."""
+"""Random networks: independent simulators agree in every message, u and v."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from types import ModuleType
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 from compare import assert_same_traces
 from hypothesis import HealthCheck, Phase, given, settings
-from strategies import SITUATIONS, chip_nets, messages_for, situations
+from strategies import SITUATIONS, chip_nets, messages_for, rf_nets, sdnn_nets, situations
 
-from snn2chip.chip import ChipNet, Conv, Dense, Encoding, InputNeurons, Neuron
+from snn2chip.chip import ChipNet, Conv, Dense, Encoding, InputNeurons, Neuron, Resonator
+from snn2chip.errors import LimitError
 from snn2chip.simulators import event, reference
-from snn2chip.traces import MODES, Mode, Record
+from snn2chip.traces import MODES, Mode, Record, Traces
 
 NETWORKS = 600
+OTHER_NETWORKS = 200  # of each kind
 LAVA_NETWORKS = 45
 LAVA_MODES: tuple[Mode, ...] = ("isolated", "windowed")
 
@@ -77,6 +81,60 @@ def test_event_equals_reference_in_all_modes_and_every_situation_occurs() -> Non
     assert networks >= 300
     # Each in several networks, or the comparison above says nothing about it.
     assert {name: population[name] for name in (*SITUATIONS, *FEATURES) if population[name] < 5} == {}
+
+
+def outcome(simulator: ModuleType, net: ChipNet, messages: np.ndarray, mode: Mode) -> Traces | str:
+    """Everything, or the error that says that a sum is too large."""
+    try:
+        traces: Traces = simulator.run(net, messages, mode, Record.everything(net))
+    except LimitError as error:
+        return str(error)
+    return traces
+
+
+@pytest.mark.parametrize(
+    ("nets", "wanted"),
+    [
+        (
+            sdnn_nets,
+            "SigmaDelta Conv, SigmaDelta Dense, Sigma Conv, Sigma Dense, Neuron Dense, delayed SigmaDelta, "
+            "delayed Sigma, delayed Neuron, Delta InputNeurons, large messages",
+        ),
+        (rf_nets, "Resonator phase, Resonator Izhikevich, Neuron Dense, large messages"),
+    ],
+)
+def test_event_equals_reference_with_other_neurons(nets: Callable[[], st.SearchStrategy[ChipNet]], wanted: str) -> None:
+    population: Counter[str] = Counter()
+
+    @settings(max_examples=OTHER_NETWORKS, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.data())
+    def compare(data: st.DataObject) -> None:
+        net = data.draw(nets())
+        # Beyond what the encoding allows sums become too large, and registers wrap.
+        large = data.draw(st.sampled_from([1, 1, 1, 1 << 12, 1 << 20]))
+        messages = data.draw(messages_for(net)) * np.int32(large)
+        for mode in MODES:
+            found, expected = (outcome(simulator, net, messages, mode) for simulator in (event, reference))
+            if isinstance(found, str) or isinstance(expected, str):
+                assert found == expected
+                population["too large"] += 1
+                continue
+            assert_same_traces(found, expected)
+            population[f"networks, {mode}"] += 1
+            population["messages"] += sum(expected.spike_counts.values())
+        for layer in net.layers:
+            kind = type(layer.neuron).__name__
+            name = type(layer).__name__
+            if isinstance(layer.neuron, Resonator):
+                name = "phase" if layer.neuron.phase else "Izhikevich"
+            population[f"{kind} {name}"] += 1
+            population[f"delayed {kind}"] += isinstance(layer, Dense) and layer.delay is not None
+        population["large messages"] += large > 1
+
+    compare()
+    assert all(population[f"networks, {mode}"] >= 100 for mode in MODES)
+    assert population["messages"] > 1000
+    assert {name: population[name] for name in (*wanted.split(", "), "too large") if population[name] < 5} == {}
 
 
 @pytest.mark.lava

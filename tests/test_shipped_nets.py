@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -24,8 +26,9 @@ from snn2chip.chip import (
 )
 from snn2chip.errors import UnsupportedError
 from snn2chip.exporters import netx
-from snn2chip.simulators import lava, reference
-from snn2chip.traces import Record
+from snn2chip.law import run_layer
+from snn2chip.simulators import event, lava, reference
+from snn2chip.traces import MODES, Mode, Record
 
 try:
     LAVA = importlib.util.find_spec("lava.lib.dl.netx")
@@ -41,6 +44,10 @@ pytestmark = [
     pytest.mark.lava,
     pytest.mark.skipif(not (FOLDER / "tiny.net").exists(), reason="lava-dl and its tests are not installed"),
 ]
+
+
+Run = Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]]
+by_law_and_event = pytest.mark.parametrize("run", [run_layer, event.run_layer], ids=["law", "event"])
 
 
 def recorded(name: str) -> np.ndarray:
@@ -74,12 +81,13 @@ def test_tiny_net_is_read(tiny: ChipNet) -> None:
     )
 
 
-def test_tiny_net_equals_its_recordings(tiny: ChipNet) -> None:
+@by_law_and_event
+def test_tiny_net_equals_its_recordings(tiny: ChipNet, run: Run) -> None:
     """Each layer from the recorded spikes of the one before; the recordings' first step is silent, without bias."""
     messages = np.repeat(image()[None, None], 15, axis=1)
     for layer, name in zip(tiny.layers, ("input", "layer1", "output"), strict=True):
         wanted = recorded(name)
-        spikes, u, _ = reference.run_layer(layer, messages)
+        spikes, u, _ = run(layer, messages)
         assert np.array_equal(spikes, wanted[:, 1:]), layer.name
         assert wanted.any() and not wanted[:, 0].any()
         if name == "layer1":
@@ -110,13 +118,13 @@ def ground_truth(name: str) -> np.ndarray:
     return array.T.astype(np.int64)
 
 
-def chip_time(net: ChipNet, messages: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def chip_time(net: ChipNet, messages: np.ndarray, run: Run) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Messages, u and v of each layer, all from Lava's first step on: layer k starts k steps before its data arrive."""
     found, current = [], messages[None].astype(np.int64)
     for layer in net.layers:
         if not isinstance(layer, InputNeurons):
             current = np.concatenate([np.zeros_like(current[:, :1]), current], axis=1)
-        traces = reference.run_layer(layer, current)
+        traces = run(layer, current)
         found.append(tuple(trace[0] for trace in traces))
         current = traces[0]
     return found  # type: ignore[return-value]
@@ -131,13 +139,14 @@ def assert_lava_equals(net: ChipNet, messages: np.ndarray, *modes: str) -> None:
         assert_same_traces(lava.run(net, messages, mode, record, timeout=300), expected)  # type: ignore[arg-type]
 
 
-def test_ntidigits_equals_its_recording() -> None:
+@pytest.mark.parametrize("simulator", [reference, event])
+def test_ntidigits_equals_its_recording(simulator: ModuleType) -> None:
     """Two layers of delays up to 62, 3000 steps; the recording shows step t at t + 4, one after Lava."""
     net = netx.read(FOLDER / "gts/ntidigits/ntidigits.net", num_layers=5)
     net = dataclasses.replace(net, time_steps=3000, window=3000)
     assert net.delayed and net.leaks and net.inexact == ()
     messages = ground_truth("ntidigits/input").astype(np.int32).reshape(1, 3000, 1, 1, 64)
-    out = reference.run(net, messages, "streaming", Record.of(["layer 4 (dense)"]))
+    out = simulator.run(net, messages, "streaming", Record.of(["layer 4 (dense)"]))
     recorded_spikes = ground_truth("ntidigits/output")
     assert np.array_equal(out.spikes["layer 4 (dense)"][0, :-4], recorded_spikes[4:])
     assert not recorded_spikes[:4].any() and recorded_spikes.sum() == 22572
@@ -157,13 +166,14 @@ def test_ntidigits_in_lava() -> None:
     assert_lava_equals(net, messages, "isolated", "windowed")
 
 
+@by_law_and_event
 @pytest.mark.parametrize(("name", "layers"), [("network", 2), ("square_network", 4)])
-def test_pilotnet_sdnn_equals_its_recordings(name: str, layers: int) -> None:
+def test_pilotnet_sdnn_equals_its_recordings(name: str, layers: int, run: Run) -> None:
     """Messages of the encoder, sigma of the first layers: 20 steps of one image, while the pipeline fills as well."""
     net = netx.read(FOLDER / SDNN / f"{name}.net")
     width = net.input_shape[2]
     image = ground_truth("pilotnet_sdnn/input")[..., :width]
-    found = chip_time(net, np.repeat(image, 20, axis=0))
+    found = chip_time(net, np.repeat(image, 20, axis=0), run)
     assert np.array_equal(found[0][0], ground_truth("pilotnet_sdnn/act0")[..., :width])
     for k in range(1, layers + 1):
         wanted = ground_truth(f"pilotnet_sdnn/sigma{k}{'_square' if 'square' in name else ''}")
@@ -190,38 +200,41 @@ def test_pilotnet_sdnn_in_lava(name: str, modes: tuple[str, ...]) -> None:
     assert_lava_equals(net, np.stack([[image, image // 2, -image], [image[:, ::-1]] * 3]), *modes)
 
 
-def test_sigma_delta_blocks_equal_their_recordings() -> None:
+@by_law_and_event
+def test_sigma_delta_blocks_equal_their_recordings(run: Run) -> None:
     """lava-dl's tests of single blocks, ``test_blocks.py``; they give no message bits, so that any message counts 1."""
     image = ground_truth("tinynet_sdnn/input_bias")
     wave = np.sin(2 * np.pi * np.arange(15) / 15)
     encoder = InputNeurons("in", (3, 16, 16), Delta.of("in", 20))
-    messages = reference.run_layer(encoder, (image * wave[:, None, None, None]).astype(np.int64)[None])[0]
+    messages = run(encoder, (image * wave[:, None, None, None]).astype(np.int64)[None])[0]
     assert np.array_equal(messages[0], ground_truth("tinynet_sdnn/input"))
     kernel = np.load(FOLDER / "gts/tinynet_sdnn/layer1_kernel.npy").transpose(0, 3, 2, 1)[..., ::-1, ::-1]
     bias = ground_truth("tinynet_sdnn/layer1_bias")
     layer = Conv("c", (3, 16, 16), kernel, SigmaDelta.of("c", 20, bias), stride=(2, 2))
     late = np.concatenate([np.zeros_like(messages[:, :1]), messages != 0], axis=1)
-    assert np.array_equal(reference.run_layer(layer, late)[0][0], ground_truth("tinynet_sdnn/layer1"))
+    assert np.array_equal(run(layer, late)[0][0], ground_truth("tinynet_sdnn/layer1"))
     flat = np.load(FOLDER / "gts/tinynet_sdnn/layer1.npy").reshape(-1, 16).T.astype(np.int64)
     decoder = Dense("fc", (864,), np.load(FOLDER / "gts/tinynet_sdnn/layer2_weight.npy"), Sigma())
     late = np.concatenate([np.zeros_like(flat[:1]), flat[:-1] != 0])[None]
-    assert np.array_equal(reference.run_layer(decoder, late)[0][0], ground_truth("tinynet_sdnn/layer2"))
+    assert np.array_equal(run(decoder, late)[0][0], ground_truth("tinynet_sdnn/layer2"))
 
 
-def test_dense_blocks_equal_their_recordings() -> None:
+@by_law_and_event
+def test_dense_blocks_equal_their_recordings(run: Run) -> None:
     """Spiking and resonate-and-fire neurons, 2000 steps; the recordings are one step later."""
     neuron = Neuron.of("d", 6, 4096, 415)
     layer = Dense("d", (200,), np.load(FOLDER / "gts/dense/weight.npy"), neuron)
-    spikes = reference.run_layer(layer, ground_truth("dense/in")[None])[0][0]
+    spikes = run(layer, ground_truth("dense/in")[None])[0][0]
     assert np.array_equal(spikes[:-1], ground_truth("dense/out")[1:])
     sine, cosine = (int(4096 * 0.95 * f(2 * np.pi / 11)) for f in (np.sin, np.cos))
     real, imaginary = (np.load(FOLDER / f"gts/complex_dense/weight_{part}.npy").astype(int) for part in ("r", "img"))
     layer = Dense("r", (200,), real, Resonator.of("r", 25, sine, cosine), imaginary=imaginary)
-    spikes = reference.run_layer(layer, ground_truth("complex_dense/in")[None])[0][0]
+    spikes = run(layer, ground_truth("complex_dense/in")[None])[0][0]
     assert np.array_equal(spikes[:-1], ground_truth("complex_dense/out")[1:])
 
 
-def test_pilotnet_lif_equals_its_recordings() -> None:
+@by_law_and_event
+def test_pilotnet_lif_equals_its_recordings(run: Run) -> None:
     """Recorded on Loihi 2: each layer from the recorded spikes of the one before.
 
     The first reset of layer k comes at step k, later ones each 17 steps. On the chip v reads 128 after a spike. What is
@@ -230,17 +243,39 @@ def test_pilotnet_lif_equals_its_recordings() -> None:
     net = netx.read(FOLDER / LIF / "network.net")
     image = ground_truth("pilotnet_lif/image")
     recorded_spikes = ground_truth("pilotnet_lif/input")
-    spikes, _, _ = reference.run_layer(net.layers[0], np.repeat(image[None, None], 24, axis=1), 0, 17)
+    spikes, _, _ = run(net.layers[0], np.repeat(image[None, None], 24, axis=1), 0, 17)
     assert np.array_equal(spikes[0], recorded_spikes)
     names = [f"conv-{k}" for k in range(5)] + [f"fc-{k}" for k in range(3)]
     for k, (layer, name) in enumerate(zip(net.layers[1:], names, strict=False)):
-        found = reference.run_layer(layer, recorded_spikes[None], -k, 17)
+        found = run(layer, recorded_spikes[None], -k, 17)
         spikes, u, v = (trace[0, k:-1] for trace in found)
         recorded_spikes = ground_truth(f"pilotnet_lif/{name}")
         assert np.array_equal(spikes, recorded_spikes[k + 1 :]), name
         assert np.array_equal(u, ground_truth(f"pilotnet_lif/{name}-u")[k + 1 :]), name
         assert np.array_equal(np.where(spikes, 128, v), ground_truth(f"pilotnet_lif/{name}-v")[k + 1 :]), name
         assert spikes.any()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "name", [f"{SDNN}/network.net", f"{SDNN}/square_network.net", f"{LIF}/network.net", "tiny.net"]
+)
+def test_event_equals_reference_on_shipped_nets(name: str, mode: Mode) -> None:
+    """One image for a while, then one that changes a little, and the other way round: in every layer and step."""
+    net = dataclasses.replace(netx.read(FOLDER / name), encoding=Encoding("graded", 1.0, -255, 255))
+    net = dataclasses.replace(net, time_steps=8, window=9)
+    if SDNN in name:
+        frame = ground_truth("pilotnet_sdnn/input")[0, ..., : net.input_shape[2]]
+    else:
+        frame = image() if name == "tiny.net" else ground_truth("pilotnet_lif/image")
+    still = np.repeat(frame[None], 8, axis=0)
+    moving = still.copy()
+    for t in range(4, 8):
+        moving[t:, ..., t * 2] += 9
+    messages, record = np.stack([still, moving, moving[::-1]]).astype(np.int32), Record.everything(net)
+    expected = reference.run(net, messages, mode, record)
+    assert all(list(expected.spike_counts.values())[:-1])  # the last may be an integrator
+    assert_same_traces(event.run(net, messages, mode, record), expected)
 
 
 @pytest.mark.slow

@@ -13,7 +13,6 @@ from snn2chip.chip import ChipNet, Conv, Dense, Neuron
 from snn2chip.compiler import compile_model
 from snn2chip.errors import InputError, UsageError
 from snn2chip.ladder import ladder
-from snn2chip.model_file import model_of
 from snn2chip.nn import LIF, Network, Readout
 from snn2chip.simulation import simulate
 from snn2chip.traces import Record, Traces
@@ -138,7 +137,7 @@ def test_ladder_counts_what_each_rung_changes() -> None:
     with torch.no_grad():
         y = network(torch.from_numpy(x)).argmax(1).numpy()
     compiled = compile_model(network, (x, y))
-    rungs = ladder(model_of(network, x).graph, compiled.net, x, y)
+    rungs = ladder(compiled.model.graph, compiled.lowered, compiled.net, x, y)
     assert list(rungs) == ["float", "graph", "chip"]
     assert rungs["float"].accuracy == 1.0
     assert rungs["graph"].differing_spikes == {"0 (Linear)": 0}

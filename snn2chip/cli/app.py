@@ -18,12 +18,18 @@ from snn2chip.errors import Snn2chipError
 #: Commands, each the module of that name beside this one (``lava-env``: ``lava_env``), loaded when it runs: ``--help``
 #: must not import torch.
 COMMANDS = {
+    "compare": "Compare what came back from the lab with the simulators.",
+    "cutoff": "Choose when a network may stop early, and add the circuit that decides.",
     "demo": "Train a small network on digits, export it, prove it against Lava.",
+    "deploy": "Write a folder that runs a NetX file in the lab and checks itself.",
+    "diff": "Say in which layers and parameters two NetX files differ.",
     "doctor": "Say what is installed, what works, and what to do where not.",
     "export": "Compile a trained model to a NetX file and verify it.",
+    "init": "Write an editable file with all options of an export.",
     "inspect": "Show layers, neurons and readout of a NetX file.",
     "lava-env": "Make a small environment that runs Lava for this Python.",
     "simulate": "Run a NetX file on data of any size.",
+    "train": "Train a spiking network by one of the five methods.",
     "verify": "Compare two simulators on data, bit for bit.",
 }
 

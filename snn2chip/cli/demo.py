@@ -9,6 +9,7 @@ import click
 from snn2chip import demo
 from snn2chip.cli import output
 from snn2chip.cli.app import common, print_json
+from snn2chip.cli.verify import print_exit_proof
 
 
 @click.command("demo")
@@ -33,7 +34,7 @@ def command(folder: Path, samples: int, as_json: bool) -> None:
         output.err.print(f"- {text}", markup=False)
 
     result = demo.run(folder, samples, stage=stage)
-    proof = result.proof
+    proof, run = result.proof, result.exit_run
     if as_json:
         print_json(
             {
@@ -45,6 +46,20 @@ def command(folder: Path, samples: int, as_json: bool) -> None:
                 "lava_differing_states": _if_lava(proof.against, sum(proof.result.differing_states.values())),
                 "against": proof.against,
                 "ladder": output.ladder_json(result.rungs),
+                "exit": {
+                    "policy": "softmax",
+                    "eps": demo.EXIT_EPS,
+                    "held_out_samples": result.early.samples,
+                    "drop_upper_bound": result.early.chosen.drop_upper_bound,
+                    "accuracy": run.accuracy,
+                    "accuracy_full": run.accuracy_full,
+                    "exited": float(run.decisions.exited.mean()),
+                    "mean_steps": float(run.latency.cutoff.mean()),
+                    "mean_latency_steps": float(run.latency.chip.mean()),
+                    "full_steps": run.latency.full_cutoff,
+                    "full_latency_steps": run.latency.full_chip,
+                    "proof": {"equal": result.exit_proof.equal, **vars(result.exit_proof)},
+                },
                 "images_per_s": result.rates,
                 "training_seconds": result.seconds,
                 "files": result.files,
@@ -57,11 +72,22 @@ def command(folder: Path, samples: int, as_json: bool) -> None:
     if proof.note:
         output.out().print(proof.note, style="yellow", markup=False)
     output.print_verification(proof.result, proof.against, proof.backend)
+    took = run.latency
+    output.out().print(
+        f"early exit (softmax confidence {1 - demo.EXIT_EPS:g}, guaranteed by a circuit): accuracy "
+        f"{output.percent(run.accuracy)} (full window {output.percent(run.accuracy_full)}), cutoff after "
+        f"{took.cutoff.mean():.2f} of {took.full_cutoff} steps, answer off the chip after {took.chip.mean():.2f} of "
+        f"{took.full_chip}",
+        markup=False,
+    )
+    print_exit_proof(result.exit_proof)
     files = result.files
     output.out().print(
         f"\nFiles: {', '.join(files.values())}\n"
         f"Next:  snn2chip inspect {files['net']}\n"
         f"       snn2chip simulate {files['net']} {files['data']}\n"
+        f"       snn2chip simulate {files['exit']} {files['data']} --exit stopped\n"
+        f"       snn2chip cutoff {files['net']} {files['held']} --max-drop 2\n"
         f"       snn2chip verify {files['net']} {files['data']} --source {files['model']}",
         markup=False,
     )

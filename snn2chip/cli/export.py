@@ -8,30 +8,97 @@ from typing import Any
 import click
 
 from snn2chip.cli import output
-from snn2chip.cli.app import common, print_json
+from snn2chip.cli.app import common, fail, print_json
+from snn2chip.cli.cutoff import COST_SAMPLES, POLICIES, check_aim, exit_json, exit_of, print_exit
+from snn2chip.cli.inspect import print_findings
 from snn2chip.compiler import compile_model
+from snn2chip.config import Config, load_config
 from snn2chip.data import load_npz
-from snn2chip.errors import CheckFailed
+from snn2chip.early_exit import level_costs
+from snn2chip.errors import CheckFailed, InputError, UsageError
 from snn2chip.files import check_absent, whole_file
 from snn2chip.formats import export, read
+from snn2chip.frontends.nir import RESETS
+from snn2chip.frontends.nir_dialects import NAMES
+from snn2chip.hardware import TARGETS, check, require, target_of
 from snn2chip.ladder import ladder
 from snn2chip.prove import prove
+from snn2chip.quantise import Widths, bounds, label_warning
+from snn2chip.quantise.network import ROUNDINGS
 
 EXAMPLES = """\b
 Examples:
   snn2chip export model.pt
   snn2chip export model.pt -o net.net --calibration samples.npz --bits 4
+  snn2chip export weights.pt --factory mynets:make --calibration samples.npz
+  snn2chip export model.pt --calibration heldout.npz --exit margin --max-drop 0.5
+  snn2chip export model.nir --nir-dialect snntorch --reset subtract --calibration samples.npz
 """
+
+
+def _configured(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> Config | None:
+    """The options of a file, as defaults: what is given on the command line wins."""
+    if path is None:
+        return None
+    try:
+        config = load_config(path)
+    except InputError as error:
+        fail(error, False)
+    ctx.default_map = {
+        "bits": str(config.bits),
+        "scales": config.scales,
+        "rounding": config.rounding,
+        "per_neuron": config.per_neuron,
+        "budget_cores": config.budget_cores,
+        "analog_input": config.input.analog,
+        "resets": config.resets,
+        "window": config.window,
+        "chip": config.target,
+        "policy": config.exit.policy,
+        "max_drop": config.exit.max_drop if config.exit.policy else config.max_drop,
+        "eps": config.exit.eps,
+    }
+    return config
 
 
 @click.command("export", epilog=EXAMPLES)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="File to write [default: MODEL.net].")
 @click.option("--calibration", type=click.Path(path_type=Path), help="Samples (.npz with x, y) to choose scales with.")
-@click.option("--bits", type=click.IntRange(2, 8), default=8, show_default=True, help="Width of the weights.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    is_eager=True,
+    callback=_configured,
+    help="YAML file of `snn2chip init`; other options win over it.",
+)
+@click.option(
+    "--bits",
+    type=click.Choice([*map(str, range(1, 9)), "auto"]),
+    default="8",
+    show_default=True,
+    metavar="1-8|auto",
+    help="Width of the weights; auto: the fewest that --max-drop or --budget-cores allow.",
+)
+@click.option("--budget-cores", type=click.IntRange(1), help="Of --bits auto: cores that may be used.")
+@click.option(
+    "--rounding",
+    type=click.Choice(ROUNDINGS),
+    default="auto",
+    show_default=True,
+    help="To the nearest integer, or second-order, which auto does for up to six bits.",
+)
+@click.option(
+    "--resets",
+    type=click.Choice(["keep", "zero"]),
+    default="keep",
+    show_default=True,
+    help="Keep the model's resets, or give every neuron the chip's own, which changes the network.",
+)
 @click.option(
     "--scales", default="search", show_default=True, help="search, or one method for every layer (max, mse, ...)."
 )
+@click.option("--per-neuron", is_flag=True, help="Allow each neuron a scale and threshold of its own; costs profiles.")
 @click.option(
     "--analog-input",
     type=click.Choice(["graded", "hold"]),
@@ -40,6 +107,27 @@ Examples:
     help="Send analog input at each step, or once and hold it on the chip.",
 )
 @click.option("--window", type=click.IntRange(1), help="Steps between two resets [default: the time steps].")
+@click.option(
+    "--layout",
+    type=click.Choice(["TN", "NT", "N..T", "N"]),
+    help="Where a module keeps time in its input: first, after the batch, last, nowhere [default: as its library].",
+)
+@click.option("--factory", metavar="PACKAGE.MODULE:FUNCTION", help="Makes the module whose state dict MODEL is.")
+@click.option(
+    "--nir-dialect",
+    type=click.Choice(NAMES),
+    default="auto",
+    show_default=True,
+    help="Whose conventions a NIR file follows.",
+)
+@click.option("--dt", type=click.FloatRange(0, min_open=True), help="Seconds of a time step of a NIR file.")
+@click.option(
+    "--reset",
+    type=click.Choice(RESETS),
+    help="Reset of a NIR file's neurons: when their framework does it, or in the step of the spike (-now).",
+)
+@click.option("--time-steps", type=click.IntRange(1), help="Time steps of a NIR file [default: those of the samples].")
+@click.option("--approximate", is_flag=True, help="Allow what has no exact form; it is listed with its effect.")
 @click.option("--skip-pass", "skip", multiple=True, help="Leave out a lowering pass; repeatable.")
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Prove the written file against Lava.")
 @click.option(
@@ -52,6 +140,13 @@ Examples:
     show_default=True,
     help="Seconds that Lava may take.",
 )
+@click.option("--exit", "policy", type=click.Choice(POLICIES), help="Add the circuit of an early exit (cutoff --help).")
+@click.option("--max-drop", type=click.FloatRange(0, 100), help="Of --exit, or --bits auto: points that may be lost.")
+@click.option(
+    "--eps", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Of the exit: confidence 1 - EPS."
+)
+@click.option("--target", "chip", type=click.Choice(TARGETS), help="Chip to check it for [default: loihi2].")
+@click.option("--allow", multiple=True, metavar="ID", help="Export although this design rule is broken; repeatable.")
 @click.option("--force", is_flag=True, help="Overwrite the output.")
 @click.option(
     "--trust-pickle", is_flag=True, help="Read a pickled module. It can run any code: only from people you trust."
@@ -61,45 +156,102 @@ def command(
     model: Path,
     target: Path | None,
     calibration: Path | None,
-    bits: int,
+    config: Config | None,
+    bits: str,
+    budget_cores: int | None,
+    rounding: str,
+    resets: Any,
     scales: str,
+    per_neuron: bool,
     analog_input: Any,
     window: int | None,
+    layout: Any,
+    factory: str | None,
+    nir_dialect: str,
+    dt: float | None,
+    reset: str | None,
+    time_steps: int | None,
+    approximate: bool,
     skip: tuple[str, ...],
     verify: bool,
     samples: int,
     timeout: float,
+    policy: Any,
+    max_drop: float | None,
+    eps: float | None,
+    chip: str | None,
+    allow: tuple[str, ...],
     force: bool,
     trust_pickle: bool,
     as_json: bool,
 ) -> None:
-    """Compile MODEL (.pt of snn2chip.save) to a NetX file that lava-dl loads, and verify it.
+    """Compile MODEL to a NetX file that lava-dl loads, and verify it.
+
+    MODEL is a .pt of snn2chip.save, a state dict with --factory, or a NIR file.
 
     Verification runs the first calibration samples in Lava and in our event simulator: every spike and state of every
     layer has to be equal, or nothing is left behind. Without Lava, two of our own simulators are compared instead, and
-    the output says so.
+    the output says so. A network that breaks a design rule of the chip is refused (exit code 4).
     """
     target = target or model.with_suffix(".net")
     check_absent(target, force)
+    auto = bits == "auto"
+    drop = config.max_drop if config is not None and config.exit.policy else max_drop if policy is None else None
+    check_aim(policy, None if auto and policy is None else max_drop, eps)
+    if budget_cores is not None and not auto:
+        raise UsageError("--budget-cores: belongs to --bits auto")
+    require([], allow)  # unknown ids, before anything takes time
     data = None if calibration is None else load_npz(calibration)
-    with output.working(f"Compiling {model.name}", as_json):
+    with output.working(f"Compiling {model.name}", as_json) as status:
         compiled = compile_model(
             model,
             data,
-            bits=bits,
+            bits="auto" if auto else int(bits),
             scales=scales,
+            rounding=rounding,
+            layers=None if config is None else config.layer_options(),
+            max_drop=drop / 100 if auto and drop is not None else None,
+            budget_cores=budget_cores,
+            resets=resets,
+            per_neuron=per_neuron,
             analog_input=analog_input,
             window=window,
             skip=skip,
             trust_pickle=trust_pickle,
+            layout=layout,
+            factory=factory,
+            nir_dialect=nir_dialect,
+            dt=dt,
+            reset=reset,
+            time_steps=time_steps,
+            approximate=approximate,
+            progress=status,
         )
     net, x, y = compiled.net, compiled.model.x, compiled.model.y
-    assert x is not None  # compile_model needs samples
+    if x is None:
+        raise UsageError("calibration: the model holds no samples to verify with; give --calibration x.npz")
+    bare, chosen = net, None
+    if policy is not None:
+        with output.working("Calibrating the exit", as_json):
+            chosen = exit_of(net, x, y, policy, max_drop, eps, compiled.choices)
+            costs = level_costs(chosen.net, x[:COST_SAMPLES])
+        net = chosen.net
+    hardware = target_of(chip or net.target)
+    findings = check(net, hardware)
+    require(findings, allow)
     with output.working("Measuring the ladder", as_json):
-        rungs = ladder(compiled.model.graph, net, x[:256], None if y is None else y[:256])
+        rungs = ladder(compiled.model.graph, compiled.lowered, bare, x[:256], None if y is None else y[:256])
+        ranges = bounds(bare, x[:64])
+    suspicion = label_warning(rungs["float"].accuracy, min(len(x), 256), bare.classes)
+    warnings = [
+        *compiled.warnings,
+        *([] if suspicion is None else [suspicion]),
+        *(bound.warning for bound in ranges if bound.warning is not None),
+    ]
     proof = None
     with whole_file(target, force) as candidate:
-        export(net, candidate, force=True)
+        measured = {"ladder": output.ladder_json(rungs), "samples": min(len(x), 256)}
+        export(net, candidate, force=True, measured=measured)
         if verify:
             with output.working("Verifying in Lava", as_json):
                 proof = prove(read(candidate), x[:samples], timeout)
@@ -113,11 +265,18 @@ def command(
                 "file": str(target),
                 "ladder": output.ladder_json(rungs),
                 "scales": [vars(choice) for choice in compiled.choices],
+                "widths": None if compiled.widths is None else vars(compiled.widths),
+                "warnings": warnings,
+                "bounds": [vars(bound) for bound in ranges],
                 "verification": None
                 if proof is None
                 else {**output.verification_json(proof.result), "against": proof.against},
                 "lava": proof is not None and proof.against == "lava",
                 "inexact": list(net.inexact),
+                "assumed": list(compiled.notes),
+                "passes": [vars(cost) for cost in compiled.costs],
+                "rules": [vars(finding) for finding in findings],
+                "exit": None if chosen is None else exit_json(chosen, costs),
             }
         )
         return
@@ -125,9 +284,25 @@ def command(
         ("layer", "scale", "weights per unit", "error"),
         [(c.layer, c.method, f"{c.weight_scale:.4g}", f"{c.error:.3%}") for c in compiled.choices],
     )
+    if compiled.widths is not None:
+        print_widths(compiled.widths)
     output.print_ladder(rungs, f"on {min(len(x), 256)} calibration samples")
+    output.print_layer_agreement(rungs)
+    for cost in compiled.costs:
+        if cost.layers or cost.neurons > 0 or cost.synapses > 0:
+            output.out().print(
+                f"{cost.name} added: layers {cost.layers}, neurons {cost.neurons}, synapses {cost.synapses}",
+                markup=False,
+            )
+    for line in compiled.notes:
+        output.out().print(f"assumed: {line}", markup=False)
+    for line in warnings:
+        output.out().print(f"warning: {line}", style="yellow", markup=False)
     for line in net.inexact:
         output.out().print(f"inexact: {line}", markup=False)
+    if chosen is not None:
+        print_exit(chosen, costs)
+    print_findings(findings, hardware)
     if proof is None:
         output.out().print("not verified (--no-verify)", style="yellow")
     else:
@@ -135,3 +310,16 @@ def command(
             output.out().print(proof.note, style="yellow", markup=False)
         output.print_verification(proof.result, proof.against, proof.backend)
     output.out().print(f"wrote {target}", markup=False)
+
+
+def print_widths(widths: Widths) -> None:
+    """Bits of each layer, and what they save."""
+    now, before = widths.memory
+    output.table(("layer", "bits"), [(name, str(bits)) for name, bits in widths.bits.items()])
+    on = "samples that chose no scale" if widths.apart else "the samples that chose the scales"
+    output.out().print(
+        f"bits auto: {1 - now / before:.1%} less synaptic memory than with 8 bits ({now:,} of {before:,} bytes), "
+        f"{widths.cores[0]} of {widths.cores[1]} cores; accuracy drops by {100 * widths.drop:.2f} points on "
+        f"{widths.samples} {on}",
+        markup=False,
+    )

@@ -11,15 +11,22 @@ import numpy as np
 from snn2chip.chip import ChipNet, Dense, InputNeurons, Layer
 from snn2chip.cli import output
 from snn2chip.cli.app import common, print_json
+from snn2chip.errors import UsageError
 from snn2chip.formats import read
+from snn2chip.hardware import BOARDS, TARGETS, Board, Finding, Placement, Target, check, place, target_of
 
 
 @click.command("inspect")
 @click.argument("net", type=click.Path(path_type=Path))
+@click.option("--target", type=click.Choice(TARGETS), help="Chip to check it for [default: the network's].")
+@click.option("--board", type=click.Choice(sorted(BOARDS)), help="Board that has to hold it [default: the largest].")
 @common
-def command(net: Path, as_json: bool) -> None:
-    """Show the layers, neurons and reading of NET, a NetX file."""
+def command(net: Path, target: str | None, board: str | None, as_json: bool) -> None:
+    """Show the layers, neurons and reading of NET, a NetX file, its cores, and the design rules that it breaks."""
     network = read(net)
+    chip, boards = _hardware(target, board, network)
+    placement = place(network, chip)
+    findings = check(network, chip, placement, boards)
     layers = [_describe(layer, network, i) for i, layer in enumerate(network.layers)]
     if as_json:
         print_json(
@@ -34,6 +41,12 @@ def command(net: Path, as_json: bool) -> None:
                 "neurons": sum(layer["neurons"] for layer in layers),
                 "synapses": sum(layer["synapses"] for layer in layers),
                 "inexact": list(network.inexact),
+                "checked_for": chip.name,
+                "rules": [vars(finding) for finding in findings],
+                "cores": len(placement.cores),
+                "chips": placement.chips,
+                "synaptic_memory_bytes": placement.synaptic_memory_bytes,
+                "placement": _per_layer(placement),
             }
         )
         return
@@ -61,6 +74,77 @@ def command(net: Path, as_json: bool) -> None:
     )
     for line in network.inexact:
         output.out().print(f"inexact: {line}", markup=False)
+    _print_placement(placement)
+    print_findings(findings, chip)
+
+
+def _hardware(target: str | None, board: str | None, net: ChipNet) -> tuple[Target, Board | None]:
+    """The chip, and the board where one was named, which names its chip too."""
+    found = None if board is None else BOARDS[board]
+    if found is not None and target not in (None, found.target):
+        raise UsageError(f"--board {board} has chips of kind {found.target}, not {target}")
+    return target_of(target or (found.target if found else net.target)), found
+
+
+def _per_layer(placement: Placement) -> list[dict[str, Any]]:
+    """Cores of each layer and the fullest one's use of every resource."""
+    rows = []
+    for name, indices in placement.by_layer.items():
+        cores = [placement.cores[i] for i in indices]
+        shares = [placement.utilisation(core) for core in cores]
+        rows.append(
+            {
+                "layer": name,
+                "cores": len(cores),
+                "neurons": max(core.neurons for core in cores),
+                "profiles": max(core.profiles for core in cores),
+                "utilisation": {resource: max(share[resource] for share in shares) for resource in shares[0]},
+            }
+        )
+    return rows
+
+
+def _print_placement(placement: Placement) -> None:
+    rows = _per_layer(placement)
+    resources = list(rows[0]["utilisation"])
+    output.out().print(
+        f"{placement.target.title}: at least {len(placement.cores)} cores, {placement.chips} "
+        f"chip{'s' if placement.chips > 1 else ''}, {placement.synaptic_memory_bytes:,} bytes of synaptic memory "
+        "(modelled; fullest core of each layer)",
+        markup=False,
+    )
+    output.table(
+        ("layer", "cores", *(_RESOURCES[name] for name in resources), "profiles"),
+        [
+            (
+                row["layer"],
+                row["cores"],
+                *(output.percent(row["utilisation"][name]) for name in resources),
+                row["profiles"],
+            )
+            for row in rows
+        ],
+    )
+
+
+def print_findings(findings: list[Finding], target: Target) -> None:
+    """Broken design rules, errors first."""
+    if not findings:
+        output.out().print(f"no design rule of {target.title} broken", style="green")
+        return
+    for finding in sorted(findings, key=lambda f: f.level):
+        style = "red" if finding.level == "error" else "yellow"
+        output.out().print(f"{finding.level}: {finding}", style=style, markup=False)
+
+
+_RESOURCES = {
+    "neurons_per_core": "neurons",
+    "synapse_words": "synapses",
+    "axons_in": "axons in",
+    "axon_map": "axon map",
+    "axons_out": "axons out",
+    "core_words": "core",
+}
 
 
 _READOUT = {"count": "spike count", "potential": "potential at the last step"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,13 +25,13 @@ def out() -> Console:
 
 
 @contextmanager
-def working(what: str, quiet: bool = False) -> Iterator[None]:
-    """A spinner on a terminal, nothing elsewhere."""
+def working(what: str, quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """A spinner on a terminal, nothing elsewhere; yields what is told which part is worked on."""
     if quiet or not err.is_terminal:
-        yield
+        yield lambda part: None
     else:
-        with err.status(what):
-            yield
+        with err.status(what) as status:
+            yield lambda part: status.update(f"{what}: {part}")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
@@ -79,12 +79,25 @@ def print_ladder(rungs: dict[str, Rung], samples: str) -> None:
             (
                 _RUNGS.get(name, name),
                 percent(rung.accuracy),
+                "-" if rung.interval is None else f"{100 * rung.interval[0]:.1f}-{100 * rung.interval[1]:.1f}",
                 sum(rung.spikes.values()),
                 differing,
                 percent(rung.agreement),
             )
         )
-    table((samples, "accuracy", "spikes", "differ from above", "same prediction"), rows)
+    table((samples, "accuracy", "95 %", "spikes", "differ from above", "same prediction"), rows)
+
+
+def print_layer_agreement(rungs: dict[str, Rung]) -> None:
+    """Of each layer: spikes of each rung, and how many neurons and steps say the same as on the rung above."""
+    rows = []
+    for layer in rungs["float"].spikes:
+        row = [layer, *(rung.spikes[layer] for rung in rungs.values())]
+        for rung in rungs.values():
+            if rung.layer_agreement is not None:
+                row.append(f"{100 * rung.layer_agreement[layer]:.3f} %")
+        rows.append(row)
+    table(("layer", "spikes", "lowered", "chip", "lowered as trained", "chip as lowered"), rows)
 
 
 _RUNGS = {
@@ -99,8 +112,10 @@ def ladder_json(rungs: dict[str, Rung]) -> dict[str, Any]:
     return {
         name: {
             "accuracy": rung.accuracy,
+            "interval": rung.interval,
             "spikes": rung.spikes,
             "differing_spikes": rung.differing_spikes,
+            "layer_agreement": rung.layer_agreement,
             "agreement": rung.agreement,
         }
         for name, rung in rungs.items()

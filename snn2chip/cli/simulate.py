@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 
+from snn2chip.chip import ChipNet
 from snn2chip.cli import output
 from snn2chip.cli.app import common, print_json
 from snn2chip.cli.progress import bar
 from snn2chip.data import open_data
+from snn2chip.early_exit import LEVELS, Level, simulate_exit_data
 from snn2chip.errors import UsageError
 from snn2chip.formats import read
 from snn2chip.long_runs import simulate_data
@@ -53,6 +56,14 @@ def mode_of(windowed: bool, streaming: bool) -> Mode:
     "--windowed", is_flag=True, help="Samples follow one another as on the chip; spikes in flight cross a reset."
 )
 @click.option("--streaming", is_flag=True, help="Samples follow one another and nothing is reset.")
+@click.option(
+    "--exit",
+    "level",
+    type=click.Choice(LEVELS),
+    is_flag=False,
+    flag_value="decision",
+    help="Decide early, as the network's exit says: read the decision [default], gate, or end the window.",
+)
 @click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="Where to write results, see below.")
 @click.option(
     "--record", "layers", multiple=True, help="Also write spikes, u and v of this layer (or: all); repeatable."
@@ -66,6 +77,7 @@ def command(
     samples: int | None,
     windowed: bool,
     streaming: bool,
+    level: Any,
     target: Path | None,
     layers: tuple[str, ...],
     force: bool,
@@ -80,6 +92,11 @@ def command(
     if target is None and layers:
         raise UsageError("--record needs --output")
     network = read(net)
+    if level is not None:
+        if target is not None or layers or mode != "isolated":
+            raise UsageError("--exit: samples are isolated, and nothing is written or recorded")
+        _simulate_exit(network, data, level, "event" if backend == "auto" else backend, samples, as_json)
+        return
     names = [layer.name for layer in network.layers]
     unknown = set(layers) - {*names, "all"}
     if unknown:
@@ -133,3 +150,42 @@ def command(
     )
     if target is not None:
         output.out().print(f"wrote {target}", markup=False)
+
+
+def _simulate_exit(net: ChipNet, path: Path, level: Level, backend: str, samples: int | None, as_json: bool) -> None:
+    """Run to the decisions and print them."""
+    run = simulate_exit_data(net, open_data(path), level, backend, samples)
+    took, count = run.latency, len(run.decisions.step)
+    cut, chip = took.speed_up
+    exited = float(run.decisions.exited.mean())
+    if as_json:
+        print_json(
+            {
+                "backend": backend,
+                "level": level,
+                "samples": count,
+                "time_steps": net.time_steps,
+                "seconds": run.seconds,
+                "overhead_seconds": run.overhead_seconds,
+                "accuracy": run.accuracy,
+                "accuracy_full": run.accuracy_full,
+                "exited": exited,
+                "mean_steps": float(took.cutoff.mean()),
+                "mean_latency_steps": float(took.chip.mean()),
+                "full_steps": took.full_cutoff,
+                "full_latency_steps": took.full_chip,
+                "speed_up": {"cutoff": cut, "latency": chip},
+                "computed_steps": run.computed_steps,
+            }
+        )
+        return
+    accuracy = "" if run.accuracy is None else f", accuracy {output.percent(run.accuracy)}"
+    if run.accuracy_full is not None:
+        accuracy += f" (full window {output.percent(run.accuracy_full)})"
+    output.out().print(
+        f"{count:,} samples in {run.seconds:.3f} s ({level}, {backend}): cutoff after {took.cutoff.mean():.2f} of "
+        f"{took.full_cutoff} steps ({cut:.2f}x), answer after {took.chip.mean():.2f} of {took.full_chip} "
+        f"({chip:.2f}x), "
+        f"{1 - exited:.1%} never confident{accuracy}",
+        markup=False,
+    )

@@ -1,9 +1,10 @@
-"""The container that steps a spiking network through time."""
+"""The containers that step a spiking network through time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from snn2chip.errors import InputError, UsageError
@@ -14,12 +15,48 @@ class Readout(nn.Linear):
     """Linear readout without a neuron: its output, averaged over time, scores the classes."""
 
 
+class Residual(nn.Module):
+    """``body(x) + shortcut(x)``: currents of the neurons that follow.
+
+    Args:
+        body: modules in order.
+        shortcut: modules in order, none for the identity. It takes spikes, unless nothing precedes it.
+
+    Shape: input and output ``[N, T, ...]``.
+    """
+
+    def __init__(self, body: Sequence[nn.Module], shortcut: Sequence[nn.Module] = ()) -> None:
+        super().__init__()
+        self.body, self.shortcut = nn.Sequential(*body), nn.Sequential(*shortcut)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The sum, ``[N, T, ...]``."""
+        return over_time(self.body, x) + over_time(self.shortcut, x)
+
+
+def takes_time(module: nn.Module) -> bool:
+    """Whether ``module`` takes ``[N, T, ...]``: neurons, and what contains them."""
+    return isinstance(module, SpikingNeuron | Residual)
+
+
+def over_time(modules: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """Run a chain on ``[N, T, ...]``: neurons through time, everything else on each step by itself."""
+    for module in modules:
+        if takes_time(module):
+            x = module(x)
+        elif x.shape[1] == 1:
+            x = torch.stack([module(x[:, 0])], 1)
+        else:
+            x = module(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    return x
+
+
 class Network(nn.Sequential):
     """A chain of modules, stepped layer by layer over time.
 
     Args:
-        modules: neurons of :mod:`snn2chip.nn` and stateless torch modules, in order; the last is a :class:`Readout` (or
-            ``nn.Linear``), or neurons whose spikes are counted.
+        modules: neurons of :mod:`snn2chip.nn`, :class:`Residual` and stateless torch modules, in order; the last is a
+            :class:`Readout` (or ``nn.Linear``), or neurons whose spikes are counted.
         input_shape: shape of one sample at one step, ``(F,)`` or ``(C, H, W)``.
         time_steps: steps T for static input.
 
@@ -50,18 +87,12 @@ class Network(nn.Sequential):
                 f"Network: input of shape {tuple(x.shape)}, expected (N, *{self.input_shape}) "
                 f"or (N, T, *{self.input_shape})"
             )
-        static = extra == 1
-        for module in self:
-            if isinstance(module, SpikingNeuron):
-                if static:
-                    x = x.unsqueeze(1).expand(-1, self.time_steps, *x.shape[1:])
-                    static = False
-                x = module(x)
-            elif static:
-                x = module(x)
-            else:
-                x = module(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        return x.unsqueeze(1).expand(-1, self.time_steps, *x.shape[1:]) if static else x
+        modules = list(self)
+        if extra == 1:
+            while modules and not takes_time(modules[0]):
+                x = modules.pop(0)(x)
+            x = x.unsqueeze(1).expand(-1, self.time_steps, *x.shape[1:])
+        return over_time(modules, x)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mean output over time, ``[N, classes]``."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from snn2chip.errors import UsageError
+from snn2chip.nn.fused import integrate
 from snn2chip.nn.surrogate import SURROGATES, spike
 
 Reset = Literal["zero", "subtract"]
@@ -32,7 +33,13 @@ class SpikingNeuron(nn.Module):
         surrogate: name of the surrogate derivative, see :data:`snn2chip.nn.SURROGATES`.
         recurrent: synapses from the layer to itself, one step later: ``nn.Linear(n, n, bias=False)``.
 
-    Shape: input ``[N, T, ...]``, output the same, spikes of 0 and 1. State starts at rest at each call.
+    Attributes:
+        keep_potential: whether ``potential`` is kept at each call.
+        potential: ``[N, T, ...]`` after the reset, of the last call; None where it is not kept.
+        online: whether no gradient crosses from one step to the one before.
+
+    Shape: input ``[N, T, ...]``, output the same, spikes of 0 and 1. State starts at rest at each call. Half precision
+    is computed in float32.
     """
 
     def __init__(
@@ -59,13 +66,37 @@ class SpikingNeuron(nn.Module):
         self.reset: Reset = reset
         self.surrogate = surrogate
         self.recurrent = recurrent
+        self.keep_potential = self.online = False
+        self.potential: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Spikes ``[N, T, ...]`` of currents ``[N, T, ...]``."""
+        if x.dtype in (torch.float16, torch.bfloat16):  # a potential sums up many small currents
+            x = x.float()
+        law = self._stepped if self.recurrent is not None else self._fused
+        spikes, self.potential = law(x)
+        return spikes
+
+    def _fused(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        return integrate(
+            x,
+            self.alpha,
+            self.beta,
+            self.threshold,
+            self.reset == "subtract",
+            SURROGATES[self.surrogate],
+            self.online,
+            self.keep_potential,
+        )
+
+    def _stepped(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Step by step, as recurrent synapses need it."""
         derivative = SURROGATES[self.surrogate]
         current = voltage = spikes = None
-        out = []
+        out, potentials = [], []
         for x_t in x.unbind(1):
+            if self.online and spikes is not None and voltage is not None and current is not None:
+                spikes, voltage, current = spikes.detach(), voltage.detach(), current.detach()
             if self.recurrent is not None and spikes is not None:
                 x_t = x_t + self.recurrent(spikes)
             current = x_t if current is None or self.alpha == 0 else self.alpha * current + x_t
@@ -73,7 +104,8 @@ class SpikingNeuron(nn.Module):
             spikes = spike(voltage - self.threshold, derivative)
             voltage = voltage * (1 - spikes) if self.reset == "zero" else voltage - self.threshold * spikes
             out.append(spikes)
-        return torch.stack(out, 1)
+            potentials.append(voltage)
+        return torch.stack(out, 1), torch.stack(potentials, 1) if self.keep_potential else None
 
     def extra_repr(self) -> str:
         """Parameters, for printing."""

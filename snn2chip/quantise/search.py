@@ -1,216 +1,337 @@
-"""Scale search: layer by layer, the scale whose integer spikes differ least from the trained model's.
+"""Scale search: layer by layer, the scales whose integer spikes differ least from the trained model's.
 
-Each layer is judged on what it will be given, the spikes of the quantised layers before it.
+Each layer is judged on what it will be given, the spikes of the quantised layers before it. The search goes in stages,
+each of which starts from the best so far and keeps it on a tie:
+
+1. the encoding of an analog input: fewer message bits leave more room for weights and biases,
+2. the method that chooses the range of weights, one for the layer,
+3. rounding of thresholds, where leaks leave the potential between integers,
+4. a scale for each row, by the method that is best for that row, and somewhat more or less,
+5. second-order rounding (:mod:`snn2chip.quantise.rounding`), of narrow weights or where it is asked for.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from snn2chip import limits
-from snn2chip.chip import ChipNet, Conv, Dense, Encoding, EncodingKind, Readout
-from snn2chip.errors import InputError, LimitError, UsageError
-from snn2chip.graph import Graph, GraphTrace, execute
-from snn2chip.passes import Block, chip_blocks
-from snn2chip.quantise.layers import SCALE_METHODS, all_weights, build, largest_scale, weight_range
+from snn2chip.chip import Conv, Dense, Encoding
+from snn2chip.errors import LimitError
+from snn2chip.exporters.netx_loader import loader_weights
+from snn2chip.passes import Block
+from snn2chip.quantise.layers import Floats, Form, build
+from snn2chip.quantise.ranges import PER_NEURON, SCALE_METHODS, mean_range
+from snn2chip.quantise.rounding import Rounding
 from snn2chip.simulators import event
-from snn2chip.traces import messages_of
 
 Array = npt.NDArray[Any]
 
 #: u and v may reach this on calibration data: half of what they hold, so that unseen data do not wrap either.
 STATE_HEADROOM = limits.STATE_LIMIT // 2
 
+#: Methods that are tried row by row.
+ROW_METHODS = ("max", "percentile 98", "mse")
+
+#: Factors by which the scales of rows are changed in the end: all at once, or the worst rows of a recurrent layer.
+FACTORS = (0.8, 0.9, 1.1, 1.25)
+RECURRENT_FACTORS = (0.7, 0.8, 0.9, 1.1, 1.2, 1.4, 1.6)
+WORST_ROWS = 10
+
+#: How far second-order rounding also makes up for the errors of the layers before.
+REPAIRS = (0.0, 0.5, 1.0)
+
 
 @dataclass(frozen=True)
-class Choice:
-    """What was chosen for one layer.
+class Given:
+    """What a layer is given.
 
     Attributes:
-        layer: its name.
-        method: how the range of weights was chosen.
-        weight_scale: integers per unit of weight.
-        message_scale: integers per unit of input; 1 for spikes.
-        error: share of spikes that differ from the trained model's on calibration data; for a readout the relative
-            error of the potentials.
+        scale: messages per unit of the trained model's input.
     """
 
-    layer: str
-    method: str
-    weight_scale: float
-    message_scale: float
-    error: float
-
-
-@dataclass(frozen=True)
-class Quantised:
-    """The network and how it came about."""
-
-    net: ChipNet
-    choices: tuple[Choice, ...]
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    choice: Choice
-    layer: Dense | Conv
     encoding: Encoding
+    messages: Array
+    scale: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One layer as integers, and how far its spikes are from the trained model's.
+
+    Attributes:
+        method, nearest: how scales and thresholds were chosen.
+        form: the block, with the weights that were rounded.
+        scale: of each row, ``[C]``.
+        given: what the layer was run on.
+        errors: of each row, ``[C]``, or one of all.
+    """
+
+    method: str
+    form: Form
+    scale: Floats
+    nearest: bool
+    given: Given
+    layer: Dense | Conv
     spikes: Array
+    errors: Floats
+
+    @property
+    def error(self) -> float:
+        """Mean of all rows."""
+        return float(self.errors.mean())
 
 
-def quantise(
-    graph: Graph,
-    x: Array,
-    bits: int = 8,
-    scales: str = "search",
-    progress: Callable[[str], None] = lambda layer: None,
-) -> Quantised:
-    """Integers for a lowered graph.
+@dataclass(frozen=True)
+class Task:
+    """One layer, and what it should do.
 
-    Args:
-        graph: in chip form (:func:`snn2chip.passes.lower`).
-        x: calibration samples ``[N, ...]`` as the model takes them.
-        bits: width of the weights, 2 to 8.
-        scales: ``search``, or one of :data:`SCALE_METHODS` for every layer.
-        progress: called with each layer's name.
+    Attributes:
+        expected: the trained model's spikes, or its potentials where those are read, ``[N, T, *shape]``.
+        wanted: what the trained layer is given, ``[N, T, *input_shape]``.
+        steps: time steps.
+    """
+
+    form: Form
+    expected: Array
+    potential: bool
+    wanted: Array
+    steps: int
+
+    def part(self, samples: slice) -> Task:
+        """The same for some of the samples."""
+        return replace(self, expected=self.expected[samples], wanted=self.wanted[samples])
+
+    def candidate(
+        self,
+        method: str,
+        scale: Floats,
+        given: Given,
+        nearest: bool,
+        single: bool = True,
+        block: Block | None = None,
+    ) -> Candidate:
+        """The layer at these scales, which are lowered until no state comes near its limit.
+
+        Args:
+            block: with other weights than the trained ones.
+        """
+        form = self.form if block is None else replace(self.form, block=block)
+        scale = form.fitted(scale, given.scale, single)
+        form = _raised(form, scale, given.scale)
+        while True:
+            try:
+                layer = build(form, scale, given.scale, given.encoding.largest, nearest, self.steps)
+            except LimitError:
+                if form.exponent == 0:
+                    raise
+                form = replace(form, exponent=form.exponent - 1)
+                continue
+            if isinstance(layer, Dense) and not _survives(layer):
+                room = np.full(len(scale), 0.98)
+            else:
+                spikes, u, v = event.run_layer(layer, given.messages)
+                room = self._room(layer, given.encoding.largest, u, v)
+            if (room == 1).all():
+                errors = self._errors(form, spikes, v, scale * given.scale)
+                return Candidate(method, form, scale, nearest, given, layer, spikes, errors)
+            if form.exponent:
+                form = replace(form, exponent=form.exponent - 1)
+                continue
+            lower = form.fitted(scale * room, given.scale, single)
+            if np.array_equal(lower, scale):
+                what = "largest state at the least scale, as a share of what its register should hold,"
+                remedy = "use fewer inputs or message bits, or train with reset='zero'"
+                raise LimitError(layer.name, what, f"{0.98 / room.min():.2g}", 1, remedy)
+            scale = lower
+
+    def _room(self, layer: Dense | Conv, largest_message: int, u: Array, v: Array) -> Floats:
+        """``[C]``: 1 where the row's largest state and sum fit, else by what to lower its scale."""
+        peak = _peak(u)
+        if self.potential:
+            peak = np.maximum(peak, _peak(v))
+        sums = _row_sums(layer.weight) * largest_message
+        if isinstance(layer, Dense) and layer.recurrent is not None:
+            sums = sums + _row_sums(layer.recurrent)
+        room = np.minimum(STATE_HEADROOM / np.maximum(peak, 1), limits.SUM_LIMIT / np.maximum(sums, 1))
+        return np.where(self.form.live & (room <= 1), 0.98 * room, 1.0)
+
+    def _errors(self, form: Form, spikes: Array, v: Array, unit: Floats) -> Floats:
+        """``[C]``; one number for potentials, whose rows are compared with one another."""
+        if self.potential:
+            found = v / (form.gain * unit[self.form.live][0] * (1 << limits.STATE_SHIFT))
+            return np.array([np.square(found - self.expected).mean() / max(np.square(self.expected).mean(), 1e-30)])
+        differs = spikes != self.expected
+        return np.asarray(differs.mean((0, 1, *range(3, differs.ndim))))
+
+
+def _raised(form: Form, scale: Floats, message_scale: float) -> Form:
+    """With the largest power of two at which thresholds and biases still fit their registers."""
+    for exponent in range(form.largest_exponent, 0, -1):
+        raised = replace(form, exponent=exponent)
+        if (scale <= raised.largest_scale(message_scale))[form.live].all():
+            return raised
+    return form
+
+
+def _peak(state: Array) -> Array:
+    """``[C]``: largest magnitudes in ``[N, T, C, ...]``."""
+    axes = (0, 1, *range(3, state.ndim))
+    return np.asarray(np.maximum(state.max(axes), -state.min(axes)))
+
+
+def _row_sums(weight: Array) -> Array:
+    """``[C]``: sums of magnitudes."""
+    return np.asarray(np.abs(weight.astype(np.int64)).reshape(len(weight), -1).sum(1))
+
+
+def _survives(layer: Dense) -> bool:
+    """Whether the NetX loader leaves the weights alone."""
+    try:
+        weight, recurrent = loader_weights(layer.weight, layer.recurrent)
+    except OverflowError:  # all weights are zero, which build() has refused where it matters
+        return True
+    return np.array_equal(weight, layer.weight) and (
+        recurrent is None or layer.recurrent is None or np.array_equal(recurrent, layer.recurrent)
+    )
+
+
+def choose(task: Task, inputs: list[Given], scales: str, per_neuron: bool) -> Candidate:
+    """The best candidate of the stages above, or of one method.
 
     Raises:
-        UsageError: bits or scales are unknown.
-        InputError: the calibration data do not fit the network.
-        LimitError: a layer cannot be expressed in the chip's ranges.
+        LimitError: no scale and no encoding fits.
     """
-    if not 2 <= bits <= 8:
-        raise UsageError(f"bits: {bits}, the chip's weights have 2 to 8")
-    if scales != "search" and scales not in SCALE_METHODS:
-        raise UsageError(f"scales: {scales!r} is unknown, expected search, {', '.join(SCALE_METHODS)}")
-    if len(x) == 0:
-        raise InputError("calibration: no samples")
-    if x.dtype.kind == "f" and not np.isfinite(x).all():
-        raise InputError("calibration: contains NaN or infinite values")
-    methods = tuple(SCALE_METHODS) if scales == "search" else (scales,)
-    blocks = chip_blocks(graph)
-    names = {block.neuron.name for block in blocks}
-    trained = execute(graph, x, keep=lambda node: node.name in names)
-    messages: Array | None = None
-    encoding = Encoding()
-    layers: list[Dense | Conv] = []
-    choices: list[Choice] = []
-    for block in blocks:
-        progress(block.name)
-        if messages is None:
-            inputs = [(e, _messages(graph, e, x)) for e in _encodings(graph, x, methods)]
-        else:
-            inputs = [(encoding, messages)]
-        best: _Candidate | None = None
-        for candidate in _candidates(block, inputs, methods, bits, trained, first=messages is None):
-            if best is None or candidate.choice.error < best.choice.error:
-                best = candidate
-        assert best is not None  # there is at least one method and one encoding
-        layers.append(best.layer)
-        choices.append(best.choice)
-        messages, encoding = best.spikes, best.encoding
-    integrates = math.isinf(blocks[-1].neuron.threshold)
-    net = ChipNet(
-        input_shape=graph.input.shape,
-        layers=tuple(layers),
-        encoding=encoding,
-        readout=Readout("potential" if integrates else "count"),
-        time_steps=graph.time_steps,
-        inexact=tuple(_inexact(blocks)),
-    )
-    return Quantised(net, tuple(choices))
+    form = task.form
+    if scales != "search":
+        per_row = scales == PER_NEURON and per_neuron
+        method = "max" if scales == PER_NEURON else scales
+        return _best([_attempt(task, method, given, form.leaky, per_row) for given in inputs])
+    best = _best([_attempt(task, "max", given, form.leaky) for given in inputs])
+    if not form.live.any():  # nothing has a scale
+        return best
+    best = _best([_attempt(task, method, best.given, form.leaky) for method in SCALE_METHODS if method != "max"], best)
+    if form.leaky:
+        best = _best([_attempt(task, best.method, best.given, not best.nearest)], best)
+    if not per_neuron or form.live.sum() < 2 or best.error == 0:
+        return best
+    return _by_row(task, best)
 
 
-def _encodings(graph: Graph, x: Array, methods: tuple[str, ...]) -> list[Encoding]:
-    """Encodings to try: spikes as they are; analog input with 8 bits, or fewer where the bias leaves no room."""
-    if graph.input.kind == "spikes":
-        return [Encoding()]
-    kind: EncodingKind = "hold" if graph.input.kind == "hold" else "graded"
-    largest = float(np.abs(x).max())
-    if largest == 0:
-        raise InputError("calibration: all samples are zero")
-    found = []
-    for message_bits in (8, 7, 6, 5) if len(methods) > 1 else (8,):
-        signed = bool((x < 0).any())
-        high = (1 << (message_bits - signed)) - 1
-        found.append(Encoding(kind, scale=high / largest, low=-high - 1 if signed else 0, high=high))
-    return found
+def _by_row(task: Task, best: Candidate) -> Candidate:
+    """A scale for each row: by one of the methods, then somewhat more or less.
+
+    Rows of a feed-forward layer do not see one another, so that what is best for each is best together. In a recurrent
+    layer it may not be; there the worst rows are improved one after the other, judged by the whole layer.
+    """
+    rows = [_attempt(task, method, best.given, best.nearest, per_row=True) for method in ROW_METHODS]
+    best = _combined(task, best, rows)
+    if task.form.block.neuron.recurrent is None:
+        return _combined(task, best, [_rescaled(task, best, factor) for factor in FACTORS])
+    live = np.flatnonzero(task.form.live)
+    for row in live[np.argsort(-best.errors[live], kind="stable")][:WORST_ROWS]:
+        this = np.arange(len(best.scale)) == row
+        best = _best([_rescaled(task, best, np.where(this, factor, 1.0)) for factor in RECURRENT_FACTORS], best)
+    return best
 
 
-def _messages(graph: Graph, encoding: Encoding, x: Array) -> Array:
-    """What the chip is sent for ``x``, over the whole window."""
-    messages = messages_of(encoding, graph.input.shape, graph.time_steps, x)
-    silent = graph.time_steps - messages.shape[1]
-    return np.pad(messages, ((0, 0), (0, silent), *((0, 0),) * len(graph.input.shape)))
+def _combined(task: Task, best: Candidate, attempts: list[Callable[[], Candidate]]) -> Candidate:
+    """The best of ``best``, the attempts, and the scales that were best for each row."""
+    errors, scales = [best.errors], [best.scale]
+    for attempt in attempts:
+        try:
+            candidate = attempt()
+        except LimitError:
+            continue  # best fits
+        errors.append(candidate.errors)
+        scales.append(candidate.scale)
+        best = candidate if candidate.error < best.error else best
+    scale = np.array(scales)[np.argmin(errors, 0), np.arange(len(best.scale))]
+    return _best([functools.partial(task.candidate, PER_NEURON, scale, best.given, best.nearest, single=False)], best)
 
 
-def _candidates(
-    block: Block,
-    inputs: list[tuple[Encoding, Array]],
-    methods: tuple[str, ...],
-    bits: int,
-    trained: GraphTrace,
-    first: bool,
-) -> Iterator[_Candidate]:
-    weights = all_weights(block)
-    if not weights.any():
-        raise LimitError(
-            block.name, "largest weight", 0, "at least 1", "the layer is dead: train it again or remove it"
-        )
-    levels = weight_range(weights, bits)[1]
-    leaky = 0 < block.neuron.beta < 1 or 0 < block.neuron.alpha < 1
-    for encoding, messages in inputs:
-        message_scale = encoding.scale if first else 1.0
-        largest = largest_scale(block) / message_scale
-        for method in methods:
-            weight_scale = min(levels / SCALE_METHODS[method](weights, levels), largest)
-            for round_threshold in (False, True) if leaky and len(methods) > 1 else (leaky,):
-                yield _candidate(
-                    block, method, weight_scale, message_scale, bits, round_threshold, encoding, messages, trained
-                )
+def second_order(task: Task, best: Candidate, by_row: bool) -> Candidate:
+    """Weights rounded by :mod:`snn2chip.quantise.rounding`, with the repair and the scales that suit them.
+
+    Moments of every other sample decide on the weights, the samples between them decide what is better: the repair has
+    as many parameters as there are weights. What has been chosen is then done with all samples.
+    """
+    even, odd = task.part(slice(0, None, 2)), task.part(slice(1, None, 2))
+    given = best.given
+    tried = Rounding.of(task.form, given.messages[::2], even.wanted * given.scale)
+    if best.error == 0 or tried is None or len(given.messages) < 2:
+        return best
+    judged = replace(given, messages=given.messages[1::2])
+
+    def error(repair: float, factor: float) -> float:
+        scale = best.scale * factor
+        block = tried.block(scale, given.scale, repair)
+        try:
+            return odd.candidate(best.method, scale, judged, best.nearest, not by_row, block).error
+        except LimitError:
+            return np.inf
+
+    nearest = odd.candidate(best.method, best.scale, judged, best.nearest, not by_row).error
+    repair = min(REPAIRS, key=lambda repair: error(repair, 1.0))
+    factor = min((1.0, *FACTORS), key=lambda factor: error(repair, factor))
+    if error(repair, factor) >= nearest:
+        return best
+    rounding = Rounding.of(task.form, given.messages, task.wanted * given.scale)
+    assert rounding is not None  # it depends on shapes alone
+    scale = best.scale * factor
+    block = rounding.block(scale, given.scale, repair)
+    try:
+        return task.candidate(best.method, scale, given, best.nearest, not by_row, block)
+    except LimitError:
+        return best
 
 
-def _candidate(
-    block: Block,
-    method: str,
-    weight_scale: float,
-    message_scale: float,
-    bits: int,
-    round_threshold: bool,
-    encoding: Encoding,
-    messages: Array,
-    trained: GraphTrace,
-) -> _Candidate:
-    """One layer at one scale, which is lowered until no state comes near its limit."""
-    while True:
-        layer = build(block, weight_scale, message_scale, bits, round_threshold)
-        spikes, u, v = event.run_layer(layer, messages)
-        integrates = math.isinf(block.neuron.threshold)
-        peak = max(int(np.abs(u).max()), int(np.abs(v).max()) if integrates else 0)
-        largest = layer.largest_sum(encoding.largest)
-        if peak < STATE_HEADROOM and largest < limits.SUM_LIMIT:
+def _rescaled(task: Task, best: Candidate, factor: float | Floats) -> Callable[[], Candidate]:
+    return functools.partial(task.candidate, PER_NEURON, best.scale * factor, best.given, best.nearest, single=False)
+
+
+def _attempt(task: Task, method: str, given: Given, nearest: bool, per_row: bool = False) -> Callable[[], Candidate]:
+    """A candidate by one of :data:`SCALE_METHODS`, for the whole layer or row by row; computed when it is called."""
+
+    def attempt() -> Candidate:
+        form = task.form
+        weights, levels = form.weights(given.scale), form.bounds[1]
+        choose = mean_range if form.bits == 1 else SCALE_METHODS[method]
+        scale = np.ones(len(weights))
+        if form.live.any() and per_row:
+            rows = np.array([levels / choose(row, levels) for row in weights[form.live]])
+            scale[:] = np.median(rows)
+            scale[form.live] = rows
+        elif form.live.any():
+            scale[:] = levels / choose(weights[form.live], levels)
+        return task.candidate(PER_NEURON if per_row else method, scale, given, nearest, single=not per_row)
+
+    return attempt
+
+
+def _best(attempts: Iterable[Callable[[], Candidate]], best: Candidate | None = None) -> Candidate:
+    """The candidate of least error, the first of several; ``best`` is what they have to beat.
+
+    Raises:
+        LimitError: none of them fits the chip; what the first one says.
+    """
+    failure: LimitError | None = None
+    for attempt in attempts:
+        if best is not None and best.error == 0:
             break
-        weight_scale *= 0.98 * min(1.0, STATE_HEADROOM / max(peak, 1), limits.SUM_LIMIT / max(largest, 1))
-    if integrates:
-        expected = trained.potentials[block.neuron.name]
-        found = v / (weight_scale * message_scale * (1 << limits.STATE_SHIFT))
-        error = float(np.square(found - expected).mean() / max(float(np.square(expected).mean()), 1e-30))
-    else:
-        error = float((spikes != trained.outputs[block.neuron.name]).mean())
-    choice = Choice(block.name, method, weight_scale, message_scale, error)
-    return _Candidate(choice, layer, encoding, spikes)
-
-
-def _inexact(blocks: tuple[Block, ...]) -> Iterator[str]:
-    for block in blocks:
-        if round(limits.DECAY_UNITY * (1 - block.neuron.beta)) > limits.HARDWARE_DECAY_MAX:
-            yield (
-                f"{block.neuron.name}: a memoryless membrane needs vDecay 4096, the register holds 4095; "
-                "1/4096 of the potential remains"
-            )
+        try:
+            candidate = attempt()
+        except LimitError as error:
+            failure = failure or error
+            continue
+        if best is None or candidate.error < best.error:
+            best = candidate
+    if best is None:
+        assert failure is not None  # there is at least one attempt
+        raise failure
+    return best

@@ -1,0 +1,232 @@
+"""``snn2chip cutoff``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy.typing as npt
+
+from snn2chip import hardware
+from snn2chip.chip import ChipNet, ExitPolicy
+from snn2chip.cli import output
+from snn2chip.cli.app import common, print_json
+from snn2chip.compiler import CALIBRATION_SAMPLES
+from snn2chip.data import open_data
+from snn2chip.early_exit import Calibrated, LevelCost, calibrate, detach, level_costs
+from snn2chip.errors import InputError, UsageError
+from snn2chip.files import check_absent
+from snn2chip.formats import export, read
+from snn2chip.quantise import Choice
+
+Array = npt.NDArray[Any]
+
+POLICIES = ("margin", "threshold", "softmax", "first-spike", "patience")
+FORMS = ("pairs", "ladder", "band", "host")
+COST_SAMPLES = 500  # held-out samples that costs are measured on
+
+EPILOG = """\b
+Policies: margin (top 1 - top 2), threshold (top 1), softmax (guaranteed confidence, with --eps),
+first-spike, patience (same leader for k steps).
+
+\b
+Forms of the circuit (default: the exact one):
+  pairs   a detector for each pair of classes, C(C - 1)
+  ladder  softmax alone: several detectors for each pair, so that less is lost than with one gap for all
+  band    threshold alone: 2C detectors; class i decides if it reaches m and all others stay below
+  host    no circuit: the rule is applied to the readout, outside of the chip
+
+\b
+Examples:
+  snn2chip cutoff model.net heldout.npz --max-drop 0.5 -o exit.net
+  snn2chip cutoff model.net heldout.npz --eps 0.01
+  snn2chip cutoff model.net heldout.npz --policy margin --policy patience --max-latency 8
+"""
+
+
+@click.command("cutoff", epilog=EPILOG)
+@click.argument("net", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--max-drop", type=click.FloatRange(0, 100), help="Points of accuracy that may be lost, at most.")
+@click.option("--eps", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Softmax confidence 1 - EPS.")
+@click.option("--max-latency", type=click.FloatRange(1), help="Mean steps until the answer has left the chip.")
+@click.option("--policy", "policies", type=click.Choice(POLICIES), multiple=True, help="Repeatable [default: margin].")
+@click.option("--form", type=click.Choice(FORMS), help="Of the circuit, see below.")
+@click.option("--confidence", type=click.FloatRange(0.5, 1, max_open=True), default=0.95, show_default=True)
+@click.option("--logit", type=click.FloatRange(0, min_open=True), help="Integers per logit [default: fitted to DATA].")
+@click.option("--samples", type=click.IntRange(1), help="Only the first N samples.")
+@click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="Write the network with its exit.")
+@click.option("--force", is_flag=True, help="Overwrite the output.")
+@common
+def command(
+    net: Path,
+    data: Path,
+    max_drop: float | None,
+    eps: float | None,
+    max_latency: float | None,
+    policies: Any,
+    form: Any,
+    confidence: float,
+    logit: float | None,
+    samples: int | None,
+    target: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Choose when NET may stop early, on held-out DATA (x and y), and write NET with the circuit that decides.
+
+    DATA must be neither training nor test data. The drop is bounded at the confidence asked for; where DATA are too few
+    for that, the error says how many are missing (exit code 1).
+    """
+    if target is not None:
+        check_absent(target, force)
+    network = read(net)
+    x, y = open_data(data).read(0, samples)
+    if y is None:
+        raise InputError(f"{data}: no classes y; they are needed to measure the drop")
+    with output.working("Calibrating", as_json):
+        found = calibrate(
+            network,
+            x,
+            y,
+            policies or ("margin",),
+            form,
+            max_drop=None if max_drop is None else max_drop / 100,
+            eps=eps,
+            max_latency=max_latency,
+            confidence=confidence,
+            logit=logit,
+            energy=True,
+        )
+        costs = level_costs(found.net, x[:COST_SAMPLES])
+    if target is not None:
+        export(found.net, target, force=force)
+    if as_json:
+        print_json({**exit_json(found, costs), "file": None if target is None else str(target)})
+        return
+    print_exit(found, costs)
+    if target is not None:
+        output.out().print(f"wrote {target}", markup=False)
+
+
+def exit_json(found: Calibrated, costs: tuple[LevelCost, ...]) -> dict[str, Any]:
+    """The chosen exit for ``--json``."""
+    rule, chosen = found.net.exit, found.chosen
+    assert rule is not None
+    return {
+        "policy": rule.policy,
+        "form": rule.form,
+        "threshold": chosen.threshold,
+        "time_steps": found.net.time_steps,
+        "samples": found.samples,
+        "confidence": found.confidence,
+        "accuracy_full": found.accuracy_full,
+        "accuracy_exit": chosen.accuracy,
+        "drop": chosen.drop,
+        "drop_upper_bound": chosen.drop_upper_bound,
+        "exited": chosen.exited,
+        "mean_steps": chosen.mean_steps,
+        "mean_latency_steps": chosen.mean_latency_steps,
+        "loss": vars(found.loss),
+        "curve": [vars(point) for point in found.curve],
+        "levels": [vars(cost) for cost in costs],
+        "added_cores": added_cores(found.net),
+    }
+
+
+def added_cores(net: ChipNet) -> int:
+    """Cores that the circuit takes."""
+    target = hardware.target_of(net.target)
+    whole, bare = (len(hardware.place(which, target).cores) for which in (net, detach(net)))
+    return whole - bare
+
+
+def print_exit(found: Calibrated, costs: tuple[LevelCost, ...]) -> None:
+    """Tables of thresholds and of the levels of stopping."""
+    rule, chosen, console = found.net.exit, found.chosen, output.out()
+    assert rule is not None
+    shown = found.curve[:: max(1, len(found.curve) // 12)]
+    output.table(
+        ("threshold", "accuracy", "drop <=", "steps mean", "median", "p95", "latency", "operations", "energy"),
+        [
+            (
+                point.threshold,
+                output.percent(point.accuracy),
+                output.percent(point.drop_upper_bound),
+                f"{point.mean_steps:.2f}",
+                f"{point.median_steps:g}",
+                f"{point.p95_steps:g}",
+                f"{point.mean_latency_steps:.2f}",
+                f"{point.operations:,.0f}",
+                "-" if point.energy is None else f"{1e6 * point.energy:.2f} uJ",
+            )
+            for point in (*shown, *(() if chosen in shown else (chosen,)))
+        ],
+    )
+    full = found.net.time_steps
+    console.print(
+        f"{rule.policy} ({rule.form}), threshold {chosen.threshold}: {chosen.mean_steps:.2f} of {full} steps, "
+        f"{chosen.mean_latency_steps:.2f} of {full + detach(found.net).depth} until the answer has left the chip; "
+        f"accuracy {output.percent(chosen.accuracy)} of {output.percent(found.accuracy_full)} on {found.samples} "
+        f"samples, drop at most {output.percent(chosen.drop_upper_bound)} at {found.confidence:.0%} confidence; "
+        f"{1 - chosen.exited:.1%} never confident",
+        markup=False,
+    )
+    if found.loss.scale != 1:
+        console.print(
+            f"evidence re-quantised to {found.loss.scale:.3g} of its units: {output.percent(found.loss.same_decision)} "
+            f"decide as with unrounded evidence (accuracy {output.percent(found.loss.accuracy)}, "
+            f"{found.loss.mean_steps:.2f} steps)",
+            markup=False,
+        )
+    output.table(
+        ("window", "steps", "spikes", "operations", "energy", "dynamic", "time", "cores"),
+        [
+            (
+                cost.level,
+                f"{cost.steps:.2f}",
+                f"{cost.spikes:,.0f}",
+                f"{cost.operations:,.0f}",
+                f"{1e6 * cost.energy:.2f} uJ",
+                f"{1e6 * cost.dynamic:.2f} uJ",
+                f"{1e6 * cost.seconds:.1f} us",
+                cost.cores,
+            )
+            for cost in costs
+        ],
+    )
+
+
+def check_aim(policy: ExitPolicy | None, max_drop: float | None, eps: float | None) -> None:
+    """Raise :class:`UsageError` unless an exit has the one aim that its policy takes."""
+    if policy is None and (max_drop is not None or eps is not None):
+        raise UsageError("--max-drop and --eps are aims of --exit")
+    if policy is not None and ((eps is None) == (max_drop is None) or (eps is not None and policy != "softmax")):
+        raise UsageError("--exit: give --max-drop, or --eps for softmax")
+
+
+def exit_of(
+    net: ChipNet,
+    x: Array,
+    y: Array | None,
+    policy: ExitPolicy,
+    max_drop: float | None,
+    eps: float | None,
+    choices: Sequence[Choice],
+) -> Calibrated:
+    """The exit of a network that was just compiled, on calibration samples that chose no scale.
+
+    Raises:
+        UsageError: there are none.
+    """
+    if y is None or len(x) <= CALIBRATION_SAMPLES:
+        raise UsageError(
+            f"--exit: needs classes, and samples beyond the first {CALIBRATION_SAMPLES}, which choose the scales; give "
+            "--calibration heldout.npz, or use snn2chip cutoff on the written file"
+        )
+    x, y = x[CALIBRATION_SAMPLES:], y[CALIBRATION_SAMPLES:]
+    logit = choices[-1].weight_scale if choices and net.readout.kind == "potential" else None
+    drop = None if max_drop is None else max_drop / 100
+    return calibrate(net, x, y, (policy,), max_drop=drop, eps=eps, logit=logit, energy=True)
