@@ -113,7 +113,6 @@ def describe(net: ChipNet | Circuit, kind: Kind, samples: int) -> dict[str, Any]
         "flatten": isinstance(first, Dense),
         "time_steps": chain.time_steps,
         "window": chain.window,
-        "reset": chain.resettable,
         "samples": samples,
         "layers": layers,
         "readout": {

@@ -477,7 +477,9 @@ def _exit(content: Mapping[str, Any]) -> Exit:
         content["form"],
         integers("thresholds"),
         content["readout"],
-        *(_typed(content[name], int) for name in ("classes", "rival", "clocks")),
+        _typed(content["classes"], int),
+        _typed(content["rival"], int),
+        _typed(content["clocks"], int),
         (numerator, denominator),
         tuple((_typed(name, str), float(_typed(value, float))) for name, value in _typed(content["calibration"], list)),
     )

@@ -129,13 +129,14 @@ def run(
 class _Job:
     """One call of :func:`run` and its folder."""
 
-    #: What a worker runs, and other scripts that this one imports.
-    scripts: tuple[Path, ...] = (WORKER,)
-
     def __init__(self, net: ChipNet, mode: Mode, record: Record, frames: npt.NDArray[np.int32], folder: Path) -> None:
         self.net, self.mode, self.record, self.folder = net, mode, record, folder
         self.frames = frames
         self.input_neurons = isinstance(net.layers[0], InputNeurons)
+
+    def scripts(self) -> tuple[Path, ...]:
+        """What a worker runs, and other scripts that this one imports."""
+        return (WORKER,)
 
     def _file(self, k: int, what: str) -> Path:
         return self.folder / f"layer{k}-{what}.npy"
@@ -158,7 +159,7 @@ class _Job:
                 part.mkdir()
                 description = self._description(part, bounds[i], bounds[i + 1] - bounds[i])
                 with _interrupts_later():
-                    workers.append(_Worker(interpreter, part, description, self.scripts))
+                    workers.append(_Worker(interpreter, part, description, self.scripts()))
             while sum(worker.done() for worker in workers) < jobs:  # looks at each, unlike all()
                 if time.perf_counter() > deadline:
                     raise LavaError(f"Lava: not finished after {timeout:g} s; fewer samples, or a longer time-out")
@@ -289,9 +290,7 @@ class _Ended:
 class _Worker:
     """A worker process, the leader of a process group that holds everything that Lava starts."""
 
-    def __init__(
-        self, interpreter: str, folder: Path, description: dict[str, Any], scripts: tuple[Path, ...]
-    ) -> None:
+    def __init__(self, interpreter: str, folder: Path, description: dict[str, Any], scripts: tuple[Path, ...]) -> None:
         self.folder, self.interpreter = folder, interpreter
         self.result = folder / "result.json"
         self.errors = folder / "stderr"

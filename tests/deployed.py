@@ -6,7 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from snn2chip.chip import ChipNet, Conv, Dense, Encoding, InputNeurons, Neuron, Readout
+from snn2chip.chip import (
+    ChipNet,
+    Conv,
+    Delta,
+    Dense,
+    Encoding,
+    InputNeurons,
+    Neuron,
+    Readout,
+    Resonator,
+    Sigma,
+    SigmaDelta,
+)
 from snn2chip.deployment.circuit import Circuit, Edge, soft_reset
 from snn2chip.early_exit import attach
 
@@ -27,6 +39,25 @@ def exit_net(margin: int = 20) -> ChipNet:
     out = Dense("out", (12,), weights((3, 12), -60, 60, 3), Neuron.of("out", 131071, 4096, 0))
     net = ChipNet((1, 8, 8), (conv, hidden, out), readout=Readout("potential"), time_steps=12, window=16)
     return attach(net, "margin", margin)
+
+
+def sigma_delta_net() -> ChipNet:
+    """Graded messages throughout, which nothing resets."""
+    entry = InputNeurons("entry", (6,), Delta.of("entry", 1))
+    hidden = Dense("hidden", (6,), weights((5, 6), -20, 40, 1), SigmaDelta.of("hidden", 9, weights((5,), -3, 4, 2)))
+    out = Dense("out", (5,), weights((3, 5), -20, 40, 3), Sigma())
+    encoding = Encoding("graded", 1.0, -9, 9)
+    return ChipNet((6,), (entry, hidden, out), encoding, Readout("potential"), time_steps=7, window=8)
+
+
+def delayed_net() -> ChipNet:
+    """Delays and resonators, which cross the reset, and a window with silent steps."""
+    first = Dense(
+        "first", (6,), weights((5, 6), -20, 60, 1), Neuron.of("first", 60, 3000, 500), None, weights((5, 6), 0, 4, 2)
+    )
+    rotation = Resonator.of("ring", 90, 1500, 3600)
+    ring = Dense("ring", (5,), weights((4, 5), -60, 60, 3), rotation, imaginary=weights((4, 5), -60, 60, 4))
+    return ChipNet((6,), (first, ring), time_steps=13, window=16)
 
 
 def soft_reset_circuit() -> Circuit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from deployed import exit_net, feedback_circuit, soft_reset_circuit, spikes
+from deployed import delayed_net, exit_net, feedback_circuit, sigma_delta_net, soft_reset_circuit, spikes
 from torch import nn
 
 import snn2chip as s2c
@@ -45,6 +46,15 @@ def run(bundle: Path, *arguments: str, python: str | None = None) -> subprocess.
     return subprocess.run(command, cwd=bundle, env=environ, capture_output=True, text=True, check=False)
 
 
+def left_behind(bundle: Path) -> list[str]:
+    """Command lines of processes that still run with files of the bundle."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended since
+            lines.append(path.read_bytes().decode(errors="replace"))
+    return [line for line in lines if str(bundle) in line]
+
+
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bundle = tmp_path_factory.mktemp("lava") / "bundle"
@@ -53,7 +63,6 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_bundle_does_what_is_expected_and_comes_back(deployed: Path) -> None:
-    shared = set(Path("/dev/shm").iterdir())
     done = run(deployed)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
@@ -67,7 +76,7 @@ def test_a_bundle_does_what_is_expected_and_comes_back(deployed: Path) -> None:
         for variable in ("spikes", "u_mark", "v_mark")
     }
     assert sorted(path.name for path in (deployed / "results").iterdir()) == ["run.json", "traces.npz"]
-    assert set(Path("/dev/shm").iterdir()) <= shared, "shared memory was left behind"
+    assert not left_behind(deployed)
 
 
 def test_with_a_one_step_delay_for_each_adapter(deployed: Path, tmp_path: Path) -> None:
@@ -144,6 +153,19 @@ def test_in_an_environment_with_lava_alone(deployed: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("make", [sigma_delta_net, delayed_net])
+@pytest.mark.parametrize("switch", ["--simulation", "--rehearse"])
+def test_other_kinds_of_layers(make: Callable[[], ChipNet], switch: str, tmp_path: Path) -> None:
+    net = make()
+    messages: Any = spikes(net, 3, 0.5)
+    if net.encoding.kind == "graded":
+        messages = np.random.default_rng(0).integers(-9, 10, messages.shape).astype(np.int32)
+    written = bundles.write(net, tmp_path / "bundle", messages)
+    assert any("no reset" in note for note in written.notes)
+    assert "EQUAL: 3 samples" in bundles.prove(tmp_path / "bundle", 120, (switch,))
+
+
+@pytest.mark.slow
 def test_a_chain_of_layers_is_a_module_too(tmp_path: Path) -> None:
     net: ChipNet = exit_net()
     bundles.write(net, tmp_path / "bundle", spikes(net, 2), kind="module")
@@ -192,3 +214,27 @@ def test_a_bundle_that_was_not_proven_is_not_left(deployed: Path, tmp_path: Path
     done = CliRunner().invoke(cli, arguments)
     assert done.exit_code == 5, done.output
     assert "not finished after 0.01 s" in done.stderr and not target.exists()
+    assert not left_behind(target)
+
+
+def test_calls_of_the_labs_part_fit_the_public_signatures(deployed: Path) -> None:
+    """What lab.py calls of the public packages; its own names cannot be tried here."""
+    script = """
+import inspect, sys
+sys.path[:0] = ["."]
+import lab
+from lava.utils import loihi
+config = lab.run_config({}, {int: str})
+assert config.select_sub_proc_model and config.exception_proc_model_map == {int: str}
+inspect.signature(loihi.use_slurm_host).bind(partition="p", board=None, loihi_gen=loihi.ChipGeneration["N3B3"])
+inspect.signature(loihi.use_ethernet_host).bind(host_address="a", loihi_gen=loihi.ChipGeneration["N3C1"])
+try:
+    lab.use_host({"loihi_gen": "N3B3", "host": None, "partition": "p", "board": None})
+except ImportError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [lava.python(), "-I", "-c", script], cwd=deployed, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Lava-Loihi is not installed" in done.stdout

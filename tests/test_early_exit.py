@@ -277,6 +277,20 @@ def test_thresholds_of_each_step_on_the_host() -> None:
     assert verify_exit(net, x, in_lava=False).equal
 
 
+@pytest.mark.parametrize("make", [potential_net, count_net])
+@pytest.mark.parametrize(("policy", "threshold"), [("margin", 2), ("patience", 3)])
+def test_spikes_in_flight_across_windows_decide_nothing(
+    make: Callable[..., ChipNet], policy: Any, threshold: int
+) -> None:
+    """On the chip samples follow one another, and what delays hold crosses the reset."""
+    net = attach(make(), policy, threshold)
+    x, record = data(net, 30), required_record(net)
+    alone = decisions(net, simulate(net, x, record=record).traces)
+    chained = decisions(net, simulate(net, x, backend="reference", mode="windowed", record=record).traces)
+    assert alone.exited.any()
+    assert chained.same(alone)
+
+
 # Gates and ended windows
 
 

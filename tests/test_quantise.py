@@ -18,17 +18,28 @@ from snn2chip import law, limits
 from snn2chip.chip import ChipNet, Conv, Dense, Encoding, InputNeurons
 from snn2chip.chip import Neuron as ChipNeuron
 from snn2chip.compiler import compile_model, convert
-from snn2chip.errors import InputError, LimitError, UnsupportedError, UsageError
+from snn2chip.errors import CheckFailed, InputError, LimitError, UnsupportedError, UsageError
 from snn2chip.exporters.netx_loader import loader_weights
 from snn2chip.graph import ChipLayer, Conv2d, Flatten, Graph, Input, InputKind, Linear, MaxPool2d, Neuron, Node, execute
+from snn2chip.hardware import place, target_of
 from snn2chip.hardware.memory import mantissa
 from snn2chip.model_file import Model, model_of
 from snn2chip.nn import IF, LIF, CubaLIF, Network, Readout
 from snn2chip.passes import chip_blocks, lower
-from snn2chip.quantise import PER_NEURON, SCALE_METHODS, integer_net, is_integer, quantise
-from snn2chip.quantise.layers import Form
+from snn2chip.quantise import (
+    PER_NEURON,
+    SCALE_METHODS,
+    bounds,
+    choose_widths,
+    integer_net,
+    is_integer,
+    label_warning,
+    quantise,
+)
+from snn2chip.quantise.layers import Form, decays
 from snn2chip.quantise.ranges import weight_range
 from snn2chip.quantise.residual import is_proven
+from snn2chip.quantise.rounding import Rounding
 from snn2chip.simulation import simulate
 from snn2chip.simulators import lava
 from snn2chip.traces import Record, encode
@@ -563,3 +574,150 @@ def test_networks_of_integers_stay_what_they_are(kind: InputKind) -> None:
     assert not is_integer(mixed)
     with pytest.raises(UnsupportedError, match=r"^n: is in floating point"):
         integer_net(mixed)
+
+
+# Narrow weights
+
+
+def narrow_net() -> tuple[Graph, np.ndarray, np.ndarray]:
+    """A lowered network and spikes whose neighbours go together, as those of images do; the second half is unseen."""
+    torch.manual_seed(1)
+    network = dense(nn.Linear(24, 32), LIF(0.7), nn.Linear(32, 16), LIF(0.7), Readout(16, 4), inputs=24)
+    generator = np.random.default_rng(4)
+    prototypes = (generator.random((6, 1, 24)) < 0.5).astype(np.float32)
+    flips = generator.random((400, 6, 24)) < 0.15
+    x = np.abs(prototypes[generator.integers(0, 6, 400)] - flips).astype(np.float32)
+    return graph_of(network, x[:200]), x[:200], x[200:]
+
+
+def unseen_error(graph: Graph, net: ChipNet, x: np.ndarray) -> float:
+    scores = simulate(net, x).traces.scores(net)
+    wanted = execute(graph, x).scores
+    return float(1 - np.corrcoef(scores.ravel(), wanted.ravel())[0, 1])
+
+
+@pytest.mark.parametrize("bits", [2, 3])
+def test_second_order_rounding_is_better_on_unseen_data(bits: int) -> None:
+    graph, x, unseen = narrow_net()
+    errors = {
+        rounding: unseen_error(graph, quantise(graph, x, bits, rounding=rounding).net, unseen)
+        for rounding in ("nearest", "second-order")
+    }
+    assert errors["second-order"] < 0.8 * errors["nearest"]
+    assert quantise(graph, x, bits).net == quantise(graph, x, bits, rounding="second-order").net, "auto, deterministic"
+
+
+def test_rounding_carries_errors_to_inputs_that_go_together() -> None:
+    """Two inputs that are always equal: 0.4 + 0.4 has to become 1 + 0, not 0 + 0."""
+    neuron = Neuron(name="n", beta=0.0, threshold=0.5)
+    graph = block_graph(np.array([[0.4, 0.4, -1.0], [1.0, -1.0, 0.3]]), neuron)
+    x = spikes(60, 12, 3)
+    x[..., 1] = x[..., 0]
+    rounding = Rounding.of(Form(chip_blocks(graph)[0], 2), x, x)
+    assert rounding is not None
+    found = rounding.block(np.ones(2), 1.0, 0.0).synapse.weight
+    assert found[0].tolist() in ([1.0, 0.0, -1.0], [0.0, 1.0, -1.0]) and np.isin(found, (-1, 0, 1)).all()
+
+
+def test_single_layers_have_options_of_their_own() -> None:
+    graph, x, _ = narrow_net()
+    net = quantise(graph, x, layers={"0": {"bits": 3}, "2 (Linear)": {"bits": 5, "scales": "max"}}).net
+    assert [mantissa(layer).bits for layer in net.layers] == [3, 5, 8]
+    for layers, message in (
+        ({"7": {"bits": 3}}, "'7' is no layer of the network; have 0 .Linear."),
+        ({"0": {"bit": 3}}, "'bit' is unknown"),
+        ({"0": {"bits": 0}}, "0 .Linear.: bits: 0"),
+        ({"0": {"rounding": "up"}}, "rounding: 'up' is unknown"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            quantise(graph, x, layers=layers)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(0.01, 0.99), st.integers(1, 8000), st.integers(2, 32))
+def test_no_other_decay_follows_the_trained_one_better(kept: float, threshold: int, steps: int) -> None:
+    def error(decay: int) -> float:
+        state, total = np.array(threshold << 6), 0.0
+        for step in range(1, steps):
+            state = law.decayed(state, np.array(decay))
+            total += float((state - (threshold << 6) * kept**step) ** 2)
+        return total
+
+    best = int(decays(np.array([kept]), np.array([float(threshold)]), steps)[0])
+    nearest = round(4096 * (1 - kept))
+    assert abs(best - nearest) <= 2
+    assert error(best) <= min(error(decay) for decay in range(max(nearest - 2, 0), nearest + 3))
+
+
+def test_auto_widths_meet_what_is_asked_for_and_cost_less() -> None:
+    torch.manual_seed(1)
+    network = dense(nn.Linear(8, 16, bias=False), LIF(0.7), Readout(16, 4))
+    x = spikes(100)
+    graph = graph_of(network, x)
+    y = execute(graph, x).scores.argmax(1)
+    target = target_of("loihi2")
+    quantised, widths = choose_widths(graph, x, y, target, max_drop=0.05)
+    found = float((simulate(quantised.net, x).predictions != y).mean())
+    assert widths.drop <= 0.05 and found == pytest.approx(widths.drop)
+    assert widths.memory[0] < widths.memory[1] == place(quantise(graph, x).net, target).synaptic_memory_bytes
+    assert place(quantised.net, target).synaptic_memory_bytes == widths.memory[0]
+    assert widths.cores == (2, 2) and not widths.apart
+    with pytest.raises(CheckFailed, match=r"no widths fit 1 cores, the fewest are 2"):
+        choose_widths(graph, x, None, target, budget_cores=1)
+
+
+# What can go wrong with states and with data
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from(["if", "lif", "cuba", "rec", "analog"]))
+def test_no_input_passes_the_bounds(seed: int, kind: str) -> None:
+    generator = np.random.default_rng(seed)
+    recurrent = generator.normal(0, 1, (5, 5)) if kind == "rec" else None
+    alpha, beta = {"if": (0, 1), "lif": (0, 0.8), "cuba": (0.7, 0.9)}.get(kind, (0, 0.9))
+    neuron = Neuron(
+        name="n", alpha=alpha, beta=beta, threshold=2.0, recurrent=recurrent, bias=generator.normal(0, 1, 5)
+    )
+    graph = block_graph(generator.normal(0, 1, (5, 6)), neuron, kind="analog" if kind == "analog" else "spikes")
+    x = generator.integers(0, 2, (30, 12, 6)).astype(float)
+    net = quantise(graph, x, scales="max").net
+    weight = net.layers[0].weight
+    x[0], x[1] = (weight[0] > 0), (weight[0] < 0)  # the largest sums
+    for bound in bounds(net, x):
+        assert bound.seen is None or bound.seen <= bound.possible, f"seed {seed}: {bound}"
+        assert bound.what != "sum" or bound.possible <= net.layers[0].largest_sum(net.encoding.largest)
+
+
+def test_overflow_is_said_by_layer_and_neuron() -> None:
+    weight = np.zeros((3, 4))
+    weight[1] = 127
+    layer = Dense("w", (4,), weight.astype(int), ChipNeuron.of("w", 131071, 0, 0))
+    net = ChipNet((4,), (layer,), Encoding("graded", 1.0, 0, 255), time_steps=20)
+    by_name = {bound.what: bound for bound in bounds(net, np.zeros((1, 20, 4), int))}
+    assert by_name["u"].possible == 20 * 4 * 127 * 255 * 64 and by_name["u"].neuron == (1,)
+    said = by_name["u"].warning
+    assert said is not None and said.startswith("w: u of neuron (1,) may reach 165811200, wraps at 8388608")
+    assert "on calibration data it stays at 0" in said and by_name["sum"].warning is None
+
+
+@pytest.mark.parametrize(
+    ("threshold", "message"), [(1e3, "is dead, no neuron fires in the trained model"), (1e-3, "is saturated")]
+)
+def test_dead_and_saturated_layers_are_named(threshold: float, message: str) -> None:
+    graph = block_graph(np.abs(np.random.default_rng(0).normal(1, 0.2, (4, 8))), Neuron(name="n", threshold=threshold))
+    (said,) = quantise(graph, np.ones((20, 12, 8))).warnings
+    assert said.startswith("w: ") and message in said
+
+
+def test_wrong_labels_are_named() -> None:
+    network = dense(nn.Linear(8, 16), LIF(), Readout(16, 4))
+    x = spikes(80)
+    for y, message in (
+        (np.full(80, 4), "contains class 4, the network has classes 0..3"),
+        (np.full(80, -1), "class -1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            convert(network, (x, y))
+    assert label_warning(0.25, 400, 4) is not None and label_warning(0.4, 400, 4) is None
+    assert "right on 3.0% of 100 samples, chance is 10.0%" in str(label_warning(0.03, 100, 10))
+    assert label_warning(None, 400, 4) is None and label_warning(0.1, 20, 10) is None

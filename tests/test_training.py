@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import os
 import signal
@@ -349,6 +350,19 @@ def test_events_binned_anew_lose_none() -> None:
         assert torch.equal(joined.amax(1), x.amax(1))
     with pytest.raises(UsageError, match="10 time steps cannot become 11"):
         fewer_steps(x, 11)
+
+
+def test_the_example_ends_in_export_and_verify(digits: training.TrainingData, tmp_path: Path) -> None:
+    file = Path(__file__).parents[1] / "examples" / "train_methods.py"
+    spec = importlib.util.spec_from_file_location("train_methods", file)
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    options = training.Options(model="mlp:16", epochs=1)
+    result = example.deployed("tet", digits, options, 0, tmp_path, 2)
+    assert (result["compared_samples"], result["differing_spikes"], result["differing_states"]) == (2, 0, 0)
+    assert Path(result["file"]).exists()
 
 
 # -- the command line

@@ -43,7 +43,7 @@ def rolled(net: ChipNet) -> Circuit:
     for layer in net.layers:
         new = layer
         if isinstance(layer, Dense):
-            found = _found(layer, shape)
+            found = _found(layer, shape) if layer is not net.layers[-1] else None
             if found is None:
                 new = replace(layer, input_shape=shape)
             else:
@@ -53,8 +53,6 @@ def rolled(net: ChipNet) -> Circuit:
             return Circuit(net)
         layers.append(new)
         shape = new.shape
-    if layers[-1].shape != net.layers[-1].shape:
-        return Circuit(net)  # whoever reads the output expects its shape
     return Circuit(replace(net, layers=tuple(layers)), tuple(edges))
 
 
@@ -96,16 +94,16 @@ def convolution(layer: Dense, shape: Shape) -> Conv | None:
 
 
 def _kernel(matrix: Array, kernel: int, stride: int, padding: int) -> Array | None:
-    """Weights of ``matrix`` ``[C_out, H_out, W_out, C_in, H, W]`` at each tap, from one place; None if none has it.
+    """Weights of ``matrix`` ``[C_out, H_out, W_out, C_in, H, W]`` at each tap, each from the first place that has it.
 
-    Quickly none where the first row and the middle one have other weights than their taps.
+    None where the place in the middle sees more than its taps, which most matrices show at once.
     """
     channels, height, width, inputs, rows, columns = matrix.shape
     out = np.zeros((channels, inputs, kernel, kernel), np.int32)
     for i, j in np.ndindex(kernel, kernel):
         up, left = (_place(tap, stride, padding, *sizes) for tap, sizes in ((i, (height, rows)), (j, (width, columns))))
         if up is None or left is None:
-            return None  # a smaller kernel would do
+            continue  # it sees nothing but padding
         out[:, :, i, j] = matrix[:, up[0], left[0], :, up[1], left[1]]
     y, x = height // 2, width // 2
     seen = matrix[:, y, x].copy()

@@ -485,6 +485,7 @@ def _final(samples: Samples, chosen: Point, confidence: float) -> ChipNet:
         ("drop_upper_bound", chosen.drop_upper_bound),
         ("confidence", confidence),
         ("mean_steps", chosen.mean_steps),
+        ("median_steps", chosen.median_steps),
         ("mean_latency_steps", chosen.mean_latency_steps),
     )
     base = detach(samples.net)

@@ -28,12 +28,14 @@ from snn2chip.traces import Record, Traces, padded
 
 Array = npt.NDArray[Any]
 
-WORKER = Path(__file__).with_name("lava_exit_worker.py")
+WORKER = Path(__file__).with_name("exit_lava_worker.py")
 
 
 class _ExitJob(lava._Job):
-    scripts = (WORKER, lava.WORKER)
     gated = True
+
+    def scripts(self) -> tuple[Path, ...]:
+        return (WORKER, lava.WORKER)
 
     @property
     def log(self) -> Path:

@@ -11,6 +11,7 @@ import functools
 import itertools
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +19,9 @@ import numba
 import numpy as np
 import numpy.typing as npt
 from numba import typeof, types
+from numba.experimental.function_type import _get_wrapper_address
 
-from snn2chip.chip import ChipNet, Conv, Dense
+from snn2chip.chip import ChipNet, Conv, Dense, Exit
 from snn2chip.early_exit.activity import of_spikes
 from snn2chip.early_exit.evidence import Evidence, accumulated_scores
 from snn2chip.early_exit.policies import Decisions, decide, lead
@@ -89,9 +91,26 @@ def _each(
         )
 
 
+class _Compiled(types.WrapperAddressProtocol):
+    """A kernel for arguments of certain types, by its address; numba would look it up at each call."""
+
+    def __init__(self, kernel: Any, signature: Any) -> None:
+        self._signature = signature
+        address: Any = _get_wrapper_address  # numba has no type information
+        self._address = address(kernel, signature)
+
+    def __wrapper_address__(self) -> int:
+        """Where it is."""
+        return int(self._address)
+
+    def signature(self) -> Any:
+        """What it takes."""
+        return self._signature
+
+
 @functools.cache
-def _looped(given: tuple[Any, ...]) -> Any:
-    """:func:`_each`, compiled for arguments of these types (but the kernel's).
+def _looped(kernel: Any, given: tuple[Any, ...]) -> Callable[..., None]:
+    """:func:`_each` for a kernel, compiled for further arguments of these types.
 
     The kernel is called through its address. As a part of the loop it would be optimised once more, which takes tens of
     seconds, and a loop that is kept on disk would not notice that the kernel, in another file, has changed.
@@ -102,9 +121,9 @@ def _looped(given: tuple[Any, ...]) -> Any:
         return types.Array(array.dtype, 1, "C")
 
     arguments = (x, graded, *own.types, law, types.int64, types.int64, types.boolean, row(u), row(v), row(last), out)
-    kernel = types.FunctionType(types.void(*arguments, row(counts), row(counts), keep, trace_u, trace_v))
-    njit: Any = numba.njit((kernel, *given), nogil=True)
-    return njit(_each)
+    signature = types.void(*arguments, row(counts), row(counts), keep, trace_u, trace_v)
+    njit: Any = numba.njit((types.FunctionType(signature), *given), nogil=True)
+    return functools.partial(njit(_each), _Compiled(kernel, signature))
 
 
 class _Resumed:
@@ -156,8 +175,8 @@ class _Resumed:
         key = (x.dtype, graded, states)
         if key not in self.loops:
             type_of: Any = typeof  # numba has no type information
-            self.loops[key] = _looped(tuple(type_of(argument) for argument in (x, graded, *arguments)))
-        self.loops[key](stage._kernel, x, graded, *arguments)
+            self.loops[key] = _looped(stage._kernel, tuple(type_of(argument) for argument in (x, graded, *arguments)))
+        self.loops[key](x, graded, *arguments)
         return out, traces[1]
 
 
@@ -178,7 +197,7 @@ def run(net: ChipNet, messages: Array, block: int = 0, threads: int = 0) -> Stop
     kind = event._row_type(messages)
     stages = event._stages(net.layers, kind)
     threads = event._threads(threads)
-    bounds = _bounds(net.time_steps, block)
+    bounds = _bounds(net.exit, net.time_steps, block)
     loops: list[dict[Any, Any]] = [{} for _ in stages]
     _run_block(net, stages, loops, messages[:0], bounds)  # compiles
     ready = time.perf_counter()
@@ -199,12 +218,16 @@ def run(net: ChipNet, messages: Array, block: int = 0, threads: int = 0) -> Stop
     return Stopped(joined, sum(steps for _, steps in parts), ended - ready, ready - began)
 
 
-def _bounds(steps: int, block: int) -> list[int]:
-    """Where blocks of steps begin and end."""
-    size, bounds = block or 1, [0]
+def _bounds(rule: Exit, steps: int, block: int) -> list[int]:
+    """Where blocks of steps begin and end: the first is shorter than most decisions on calibration samples took.
+
+    A block costs some microseconds for each sample and layer, and steps that were not needed cost more than that.
+    """
+    expected = dict(rule.calibration).get("median_steps", steps / 6)
+    bounds, size = [0], block or max(1, min(steps, round(0.75 * expected)))
     while bounds[-1] < steps:
         bounds.append(min(steps, bounds[-1] + size))
-        size = block or min(2 * size, max(1, steps // 4))  # fewer samples are left, and each block costs
+        size = block or max(1, round(steps / 5))
     return bounds
 
 

@@ -43,6 +43,20 @@ def mean_range(weight: Array, levels: int) -> float:
     return float(np.abs(weight[weight != 0]).mean())
 
 
+def grid_range(weight: Array, levels: int) -> float:
+    """The range in which weights that are whole multiples of the smallest stay whole, else the largest magnitude.
+
+    At 8 bits -1, 1 and 2 are exact as -63, 63 and 126; with 127 for 2 the others would fall between two integers.
+    """
+    magnitude = np.abs(weight[weight != 0])
+    unit, largest = float(magnitude.min()), float(magnitude.max())
+    steps = int(levels * unit / largest * (1 + 1e-12))
+    multiples = magnitude / unit
+    if steps < 1 or not np.allclose(multiples, np.rint(multiples), 0, 1e-6):
+        return largest
+    return levels * unit / steps
+
+
 #: Ways to choose the largest magnitude that is represented; larger weights are clipped. The first wins a tie.
 SCALE_METHODS: dict[str, Callable[[Array, int], float]] = {
     "max": lambda weight, levels: float(np.abs(weight).max()),
@@ -50,6 +64,7 @@ SCALE_METHODS: dict[str, Callable[[Array, int], float]] = {
     "percentile 99.5": _percentile(99.5),
     "percentile 98": _percentile(98),
     "mse": _mse_range,
+    "grid": grid_range,
 }
 
 #: In every row the largest magnitude fills the bits, and thresholds follow.

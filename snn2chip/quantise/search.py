@@ -26,7 +26,7 @@ from snn2chip.errors import LimitError
 from snn2chip.exporters.netx_loader import loader_weights
 from snn2chip.passes import Block
 from snn2chip.quantise.layers import Floats, Form, build
-from snn2chip.quantise.ranges import PER_NEURON, SCALE_METHODS, mean_range
+from snn2chip.quantise.ranges import PER_NEURON, SCALE_METHODS, grid_range, mean_range
 from snn2chip.quantise.rounding import Rounding
 from snn2chip.simulators import event
 
@@ -215,7 +215,11 @@ def choose(task: Task, inputs: list[Given], scales: str, per_neuron: bool) -> Ca
     best = _best([_attempt(task, "max", given, form.leaky) for given in inputs])
     if not form.live.any():  # nothing has a scale
         return best
-    best = _best([_attempt(task, method, best.given, form.leaky) for method in SCALE_METHODS if method != "max"], best)
+    others = [method for method in SCALE_METHODS if method not in ("max", "grid")]
+    weights, levels = form.weights(best.given.scale)[form.live], form.bounds[1]
+    if grid_range(weights, levels) != np.abs(weights).max():
+        others.append("grid")
+    best = _best([_attempt(task, method, best.given, form.leaky) for method in others], best)
     if form.leaky:
         best = _best([_attempt(task, best.method, best.given, not best.nearest)], best)
     if not per_neuron or form.live.sum() < 2 or best.error == 0:

@@ -21,7 +21,7 @@ sys.path[:0] = [str(HERE), str(HERE / "parts")]
 
 def network(job: dict[str, Any], description: dict[str, Any]) -> tuple[Any, Any]:
     """The network, and the process that runs it."""
-    interval = description["window"] if description["reset"] else None
+    interval = description["window"]
     offset = (0 if description["input_neurons"] else 1) + job["delay"]
     if description["kind"] == "module":
         net = importlib.import_module("network").Network(reset_interval=interval, reset_offset=offset)

@@ -1,6 +1,6 @@
 """Runs a network with an early exit in Lava, with processes beside it that act on the decision.
 
-``python lava_exit_worker.py job.json``, started by :mod:`snn2chip.early_exit.lava`, beside a copy of
+``python exit_lava_worker.py job.json``, started by :mod:`snn2chip.early_exit.lava`, beside a copy of
 ``lava_worker.py``, whose job it takes with one more entry::
 
     exit    decision      Lava step at which the decision layer processes the first message
