@@ -39,6 +39,7 @@ class Compiled:
         costs: what each lowering pass added.
         widths: how the bits were chosen; None where they were given.
         warnings: what looks wrong on the calibration data.
+        used: so many of the first calibration samples chose scales and widths; later ones are free for other choices.
     """
 
     net: ChipNet
@@ -49,6 +50,7 @@ class Compiled:
     costs: tuple[PassCost, ...] = ()
     widths: Widths | None = None
     warnings: tuple[str, ...] = ()
+    used: int = 0
 
 
 def lowered_graph(graph: Graph, skip: Collection[str] = ()) -> Graph:
@@ -121,6 +123,7 @@ def compile_model(
             lowering_costs(graph, skip),
             widths,
             quantised.warnings,
+            len(model.x if bits == "auto" else samples),
         )
     return compiled if window is None else replace(compiled, net=replace(net, window=window))
 

@@ -13,7 +13,6 @@ from snn2chip import hardware
 from snn2chip.chip import ChipNet, ExitPolicy
 from snn2chip.cli import output
 from snn2chip.cli.app import common, print_json
-from snn2chip.compiler import CALIBRATION_SAMPLES
 from snn2chip.data import open_data
 from snn2chip.early_exit import Calibrated, LevelCost, calibrate, detach, level_costs
 from snn2chip.errors import InputError, UsageError
@@ -215,18 +214,19 @@ def exit_of(
     max_drop: float | None,
     eps: float | None,
     choices: Sequence[Choice],
+    used: int,
 ) -> Calibrated:
-    """The exit of a network that was just compiled, on calibration samples that chose no scale.
+    """The exit of a network that was just compiled, on calibration samples beyond the ``used`` ones that chose scales.
 
     Raises:
         UsageError: there are none.
     """
-    if y is None or len(x) <= CALIBRATION_SAMPLES:
+    if y is None or len(x) <= used:
         raise UsageError(
-            f"--exit: needs classes, and samples beyond the first {CALIBRATION_SAMPLES}, which choose the scales; give "
+            f"--exit: needs classes, and samples beyond the first {used}, which choose the scales; give "
             "--calibration heldout.npz, or use snn2chip cutoff on the written file"
         )
-    x, y = x[CALIBRATION_SAMPLES:], y[CALIBRATION_SAMPLES:]
+    x, y = x[used:], y[used:]
     logit = choices[-1].weight_scale if choices and net.readout.kind == "potential" else None
     drop = None if max_drop is None else max_drop / 100
     return calibrate(net, x, y, (policy,), max_drop=drop, eps=eps, logit=logit, energy=True)

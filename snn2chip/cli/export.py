@@ -233,7 +233,7 @@ def command(
     bare, chosen = net, None
     if policy is not None:
         with output.working("Calibrating the exit", as_json):
-            chosen = exit_of(net, x, y, policy, max_drop, eps, compiled.choices)
+            chosen = exit_of(net, x, y, policy, max_drop, eps, compiled.choices, compiled.used)
             costs = level_costs(chosen.net, x[:COST_SAMPLES])
         net = chosen.net
     hardware = target_of(chip or net.target)
