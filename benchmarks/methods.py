@@ -5,7 +5,7 @@
     python benchmarks/methods.py s2nn ltl mnist --mnist mnist.npz --images 12000
     python benchmarks/methods.py cifar --cifar cifar10_jpeg.npz --images 10000
 
-Parts: tet, cutoff (synthetic events), noise (digits), s2nn, ltl (digits, and MNIST where given), mnist, cifar, step,
+Parts: tet, cutoff (synthetic events), noise, s2nn, ltl (digits, and MNIST where given), mnist, cifar, step,
 resume. Each prints a line of JSON. One thread. Epochs and thresholds are chosen on validation samples, never on test.
 ``mnist.npz`` holds ``train_images`` [N, 28, 28], ``train_labels``, and the same for ``test``; ``cifar10_jpeg.npz``
 ``train_jpeg``, ``train_offsets``, ``train_labels`` and the same for ``test``: JPEG files one after the other.
@@ -32,9 +32,10 @@ from torch import nn
 
 import snn2chip as s2c
 from snn2chip import training
+from snn2chip.early_exit import Decisions, fit_gap, gap_rule, oracle, softmax_rule
+from snn2chip.early_exit.policies import softmax
 from snn2chip.nn import Network
 from snn2chip.prove import prove
-from snn2chip.training import anytime
 from snn2chip.training.datasets import split
 from snn2chip.training.deploy import calibration, save_trained
 from snn2chip.training.records import outputs_of
@@ -107,6 +108,24 @@ def by_step(run: dict[str, Any]) -> np.ndarray[Any, Any]:
     return np.asarray((run["test"].cumsum(0).argmax(2) == run["test_y"]).mean(1))
 
 
+def accumulated(outputs: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], ...]:
+    """Of outputs ``[T, N, C]``: their sums ``[N, T, C]``, the leader ``[N, T]``, and that of the whole window."""
+    sums = outputs.astype(np.float64).cumsum(0).transpose(1, 0, 2)
+    labels = sums.argmax(2)
+    return sums, labels, labels[:, -1]
+
+
+def most_daring(sums: Any, full: Any, y: Any, drop: float) -> float:
+    """The largest epsilon of 200 with which the softmax rule loses no more than ``drop`` of the accuracy on these."""
+
+    def lost(found: Decisions) -> float:
+        return float((full == y).mean() - (found.label == y).mean())
+
+    candidates = np.unique(np.quantile(1 - softmax(sums).max(2), np.linspace(0, 1, 200)))
+    allowed = [eps for eps in candidates if lost(softmax_rule(sums, float(eps), full)) <= drop]
+    return float(max(allowed, default=0.0))
+
+
 def scale(arguments: argparse.Namespace) -> tuple[int, int, str]:
     """Seeds, epochs and model of the event task."""
     return (2, 4, "mlp:32") if arguments.quick else (arguments.seeds, arguments.epochs or 60, arguments.model)
@@ -139,70 +158,91 @@ def cutoff(arguments: argparse.Namespace) -> dict[str, Any]:
                 _rows.setdefault(name, []).append(value)
 
         for run in event_runs(method, *chosen):
-            epsilon = anytime.choose_epsilon(run["validation"], run["validation_y"], 0.006)
-            soft = anytime.stopped(run["test"], run["test_y"], anytime.softmax_stops(run["test"], epsilon), 2)
-            thresholds = anytime.fit_gaps(run["validation"], run["validation_y"], 0.02)
-            gap = anytime.stopped(run["test"], run["test_y"], anytime.gap_stops(run["test"], thresholds), 2)
-            oracle = anytime.stopped(run["test"], run["test_y"], anytime.oracle_stops(run["test"], run["test_y"]), 2)
-            note(full=100 * soft.full, spike_rate=run["rate"])
-            note(softmax_drop=100 * soft.drop, softmax_steps=soft.mean_steps, softmax_latency=soft.mean_latency)
-            note(softmax_speed_up=STEPS / soft.mean_steps)
-            note(gap_drop=100 * gap.drop, gap_steps=gap.mean_steps, gap_speed_up=STEPS / gap.mean_steps)
-            note(oracle_steps=oracle.mean_steps)
+            sums, labels, full = accumulated(run["validation"])
+            test_sums, test_labels, test_full = accumulated(run["test"])
+            y, test_y = run["validation_y"], run["test_y"]
+            top, test_top = (np.diff(np.sort(values, 2)[:, :, -2:], axis=2)[:, :, 0] for values in (sums, test_sums))
+            accuracy = float((test_full == test_y).mean())
+            soft = softmax_rule(test_sums, most_daring(sums, full, y, 0.006), test_full)
+            gap = gap_rule(test_top, test_labels, fit_gap(top, labels, y, 0.02), test_full)
+            note(full=100 * accuracy, spike_rate=run["rate"])
+            for name, decisions in (("softmax", soft), ("gap", gap)):
+                steps = float(decisions.steps.mean())
+                note(**{f"{name}_drop": 100 * (accuracy - float((decisions.label == test_y).mean()))})
+                note(**{f"{name}_steps": steps, f"{name}_latency": steps + 2, f"{name}_speed_up": STEPS / steps})
+            note(oracle_steps=float(oracle(test_labels, test_y).steps.mean()))
         found[method] = {name: interval(values) for name, values in rows.items()}
     return found
 
 
-# -- digits: noise
+# -- digits and MNIST: noise
 
 
 def noise(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Single-step training with noise against eight steps of backpropagation, and against rate coding."""
-    seeds, epochs, model = (2, 4, "conv:8-8") if arguments.quick else (max(5, arguments.seeds // 2), 30, "conv:16-32")
-    rows: dict[str, list[float]] = {}
-    matched: list[int] = []
-    for seed in range(seeds):
-        data = training.load("digits", seed=seed, validation=0.2)
-        assert data.test is not None
-        direct, direct_seconds = trained_by("sdt", data, seed, epochs=epochs, model=model, time_steps=8)
-        noisy, noisy_seconds = trained_by("noise", data, seed, epochs=epochs, model=model, time_steps=8)
-        quiet, _ = trained_by("noise", data, seed, epochs=epochs, model=model, time_steps=8, sigma=0.0)
-        rate, _ = trained_by("convert", data, seed, epochs=epochs, model=model, time_steps=256)
-        converted = outputs(rate.network, data.test, 256)
-        right = (converted.cumsum(0).argmax(2) == data.test.y.numpy()).mean(1)
-        assert direct.test is not None
-        assert noisy.test is not None
-        assert quiet.test is not None
-        # Steps that rate coding with a shift for T steps needs to be as good: one conversion for each T.
-        teacher = rate.networks[0]
-        assert isinstance(teacher, Network)
-        needed = next(
-            (
-                steps
-                for steps in (1, 2, 4, 8, 16, 32, 64, 128, 256)
-                if rate_accuracy(teacher, data, steps) >= noisy.test.accuracy[-1]
-            ),
-            512,
-        )
-        values = {
-            "cpu_share": noisy_seconds / direct_seconds,
-            "direct_T8": 100 * direct.test.accuracy[-1],
-            "noise_T1": 100 * noisy.test.accuracy[0],
-            "noise_T8": 100 * noisy.test.accuracy[-1],
-            "noise_T8 - direct_T8": 100 * (noisy.test.accuracy[-1] - direct.test.accuracy[-1]),
-            "sigma 0.2 - 0": 100 * (noisy.test.accuracy[-1] - quiet.test.accuracy[-1]),
-            "rate_T256": 100 * float(right[-1]),
-            "inference_s_noise_T8": inference_seconds(noisy.network, data),
-            "inference_s_rate": inference_seconds(rate.network, data, min(needed, 256)),
+    """Single-step training with noise against eight steps of backpropagation; on digits also against rate coding."""
+    found: dict[str, Any] = {}
+    for name in ["digits", *(["mnist"] if arguments.mnist else [])]:
+        if arguments.quick:
+            seeds, epochs, model = 2, 4, "conv:8-8"
+        elif name == "digits":
+            seeds, epochs, model = max(5, arguments.seeds // 2), 30, "conv:16-32"
+        else:
+            seeds, epochs, model = arguments.file_seeds, 4, "conv:16-32"
+        rows: dict[str, list[float]] = {}
+        matched: list[int] = []
+        for seed in range(seeds):
+            if name == "digits":
+                data = training.load("digits", seed=seed, validation=0.2)
+            else:
+                data = mnist_data(arguments, seed)
+            direct, direct_seconds = trained_by("sdt", data, seed, epochs=epochs, model=model, time_steps=8)
+            noisy, noisy_seconds = trained_by("noise", data, seed, epochs=epochs, model=model, time_steps=8)
+            quiet, _ = trained_by("noise", data, seed, epochs=epochs, model=model, time_steps=8, sigma=0.0)
+            assert direct.test is not None
+            assert noisy.test is not None
+            assert quiet.test is not None
+            values = {
+                "cpu_share": noisy_seconds / direct_seconds,
+                "direct_T8": 100 * direct.test.accuracy[-1],
+                "noise_T1": 100 * noisy.test.accuracy[0],
+                "noise_T8": 100 * noisy.test.accuracy[-1],
+                "noise_T8 - direct_T8": 100 * (noisy.test.accuracy[-1] - direct.test.accuracy[-1]),
+                "sigma 0.2 - 0": 100 * (noisy.test.accuracy[-1] - quiet.test.accuracy[-1]),
+            }
+            if name == "digits":
+                more, steps = against_rates(data, seed, epochs, model, noisy)
+                values |= more
+                matched.append(steps)
+            for what, value in values.items():
+                rows.setdefault(what, []).append(value)
+        found[name] = {
+            "settings": [seeds, epochs, model],
+            "rate_steps_to_match_T8": [steps if steps <= 256 else "more than 256" for steps in matched],
+            **{what: interval(values) for what, values in rows.items()},
         }
-        for name, value in values.items():
-            rows.setdefault(name, []).append(value)
-        matched.append(needed)
+    return found
+
+
+def against_rates(
+    data: training.TrainingData, seed: int, epochs: int, model: str, noisy: training.Trained
+) -> tuple[dict[str, float], int]:
+    """The classical conversion: its accuracy, both networks' seconds, and the steps it needs to be as good.
+
+    Each number of steps has a conversion of its own, since the shift depends on it.
+    """
+    assert data.test is not None
+    assert noisy.test is not None
+    rate, _ = trained_by("convert", data, seed, epochs=epochs, model=model, time_steps=256)
+    right = (outputs(rate.network, data.test, 256).cumsum(0).argmax(2) == data.test.y.numpy()).mean(1)
+    teacher, wanted = rate.networks[0], noisy.test.accuracy[-1]
+    assert isinstance(teacher, Network)
+    tried = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+    steps = next((steps for steps in tried if rate_accuracy(teacher, data, steps) >= wanted), 512)
     return {
-        "settings": [seeds, epochs, model],
-        "rate_steps_to_match_T8": [steps if steps <= 256 else "more than 256" for steps in matched],
-        **{name: interval(values) for name, values in rows.items()},
-    }
+        "rate_T256": 100 * float(right[-1]),
+        "inference_s_noise_T8": inference_seconds(noisy.network, data),
+        "inference_s_rate": inference_seconds(rate.network, data, min(steps, 256)),
+    }, steps
 
 
 def rate_accuracy(teacher: Network, data: training.TrainingData, steps: int) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from snn2chip.demo import digits
 from snn2chip.errors import UnsupportedError, UsageError
 from snn2chip.nn import IF, LIF, SURROGATES, Network, Readout, SpikingNeuron, spike
-from snn2chip.training import anytime, losses, observe
+from snn2chip.training import losses, observe
 from snn2chip.training.augment import AUGMENTATIONS, augmentation
 from snn2chip.training.events import saccades
 from snn2chip.training.models import conv, mlp
@@ -305,54 +305,6 @@ def test_conversion_approaches_the_ordinary_network() -> None:
 def test_teachers_with_batch_norm_are_refused() -> None:
     with pytest.raises(UnsupportedError, match=r"1 \(BatchNorm2d\).*fold_batch_norm"):
         spiking_from_teacher(relu_network(), [1.0, 1.0], lambda: IF(), 4)
-
-
-# -- stopping
-
-OUTPUTS = np.array(  # [T=3, N=3, 2]: right from step 1; right from step 2; never
-    [[[3.0, 0.0], [0.0, 1.0], [0.0, 2.0]], [[3.0, 0.0], [3.0, 0.0], [0.0, 2.0]], [[0.0, 1.0], [1.0, 0.0], [0.0, 2.0]]]
-)
-CLASSES = np.zeros(3, int)
-
-
-def test_oracle_stops_where_answers_stay_right() -> None:
-    assert anytime.oracle_stops(OUTPUTS, CLASSES).tolist() == [1, 2, 3]
-    result = anytime.stopped(OUTPUTS, CLASSES, np.array([1, 2, 3]), depth=2)
-    assert (result.accuracy, result.full, result.mean_steps, result.mean_latency) == (2 / 3, 2 / 3, 2.0, 4.0)
-
-
-def test_softmax_stops() -> None:
-    sure = 1 / (1 + math.exp(-3))
-    assert anytime.confidences(OUTPUTS)[0].tolist() == pytest.approx(
-        [sure, 1 / (1 + math.exp(-1)), 1 / (1 + math.exp(-2))]
-    )
-    assert anytime.softmax_stops(OUTPUTS, 1 - sure + 1e-9).tolist() == [1, 3, 2]
-    assert anytime.softmax_stops(OUTPUTS, 0.0).tolist() == [3, 3, 3]
-    assert anytime.softmax_stops(OUTPUTS, 1.0).tolist() == [1, 1, 1]
-
-
-def test_gap_thresholds_keep_their_promise() -> None:
-    rng = np.random.default_rng(0)
-    y = rng.integers(0, 4, 400)
-    outputs = rng.normal(0, 1, (6, 400, 4)) + 0.8 * np.eye(4)[y]
-    thresholds = anytime.fit_gaps(outputs, y, 0.1)
-    stays = np.logical_and.accumulate((outputs.cumsum(0).argmax(2) == y)[::-1])[::-1]
-    for t in range(6):
-        beyond = anytime.gaps(outputs)[t] > thresholds[t]
-        assert not beyond.any() or stays[t, beyond].mean() >= 0.9
-    stops = anytime.gap_stops(outputs, thresholds)
-    assert 1 < stops.mean() < 6
-    assert np.isinf(anytime.fit_gaps(outputs, (y + 1) % 4, 0.0)[0])
-
-
-def test_the_chosen_epsilon_costs_no_more_than_allowed() -> None:
-    rng = np.random.default_rng(0)
-    y = rng.integers(0, 4, 400)
-    outputs = rng.normal(0, 1, (6, 400, 4)) + 0.8 * np.eye(4)[y]
-    epsilon = anytime.choose_epsilon(outputs, y, 0.02)
-    result = anytime.stopped(outputs, y, anytime.softmax_stops(outputs, epsilon), 1)
-    assert result.drop <= 0.02
-    assert result.mean_steps < 5.5
 
 
 # -- data
