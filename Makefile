@@ -2,11 +2,12 @@
 SHELL := bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-311 demo test test-all test-311 check bench constraints clean
+.PHONY: help setup setup-311 demo test test-all test-311 check docs bench fuzz constraints clean
 
 VENV ?= .venv
 VENV_311 ?= .venv-3.11
 WORKERS ?= 2
+FUZZ_SECONDS ?= 1200
 MARKS ?= not slow
 PYTEST_OPTIONS = -n $(WORKERS) --dist loadgroup -m "$(MARKS)"
 
@@ -41,14 +42,22 @@ check: setup ## style, types, and the packages that would be published
 	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
 	$(VENV)/bin/python -m build --no-isolation --outdir "$$folder" . >"$$folder/log" 2>&1 || { cat "$$folder/log"; exit 1; }; \
 	$(VENV)/bin/check-wheel-contents "$$folder"/*.whl
+	@$(MAKE) docs
 	@echo "check: style, types and packages are fine"
+
+docs: setup ## the documentation as a site in site/; a warning is an error
+	@log=$$(NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --site-dir site 2>&1) || { echo "$$log"; exit 1; }
+	@echo "docs: site/index.html"
 
 bench: setup ## the benchmarks, one after the other
 	@for script in benchmarks/[!_]*.py; do echo "== $$script"; $(VENV)/bin/python "$$script" || exit 1; done
+
+fuzz: setup ## every reader of files against hostile ones, on both cores; FUZZ_SECONDS=1200
+	@$(VENV)/bin/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS) --jobs $(WORKERS)
 
 constraints: setup setup-311 ## write constraints.txt anew from both environments
 	@$(VENV)/bin/python tools/constraints.py $(VENV)/bin/python $(VENV_311)/bin/python
 
 clean: ## remove what builds and tools left; the environments stay
-	@rm -rf build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf build dist site *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find snn2chip exporters simulators tests examples benchmarks tools -name __pycache__ -prune -exec rm -rf {} +

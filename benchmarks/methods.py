@@ -198,9 +198,11 @@ def noise(arguments: argparse.Namespace) -> dict[str, Any]:
             direct, direct_seconds = trained_by("sdt", data, seed, epochs=epochs, model=model, time_steps=8)
             noisy, noisy_seconds = trained_by("noise", data, seed, epochs=epochs, model=model, time_steps=8)
             quiet, _ = trained_by("noise", data, seed, epochs=epochs, model=model, time_steps=8, sigma=0.0)
+            bare, _ = trained_by("noise", data, seed, epochs=epochs, model=model, time_steps=8, sigma=0.0, mu=0.0)
             assert direct.test is not None
             assert noisy.test is not None
             assert quiet.test is not None
+            assert bare.test is not None
             values = {
                 "cpu_share": noisy_seconds / direct_seconds,
                 "direct_T8": 100 * direct.test.accuracy[-1],
@@ -208,6 +210,7 @@ def noise(arguments: argparse.Namespace) -> dict[str, Any]:
                 "noise_T8": 100 * noisy.test.accuracy[-1],
                 "noise_T8 - direct_T8": 100 * (noisy.test.accuracy[-1] - direct.test.accuracy[-1]),
                 "sigma 0.2 - 0": 100 * (noisy.test.accuracy[-1] - quiet.test.accuracy[-1]),
+                "noise - nothing (mu = sigma = 0)": 100 * (noisy.test.accuracy[-1] - bare.test.accuracy[-1]),
             }
             if name == "digits":
                 more, steps = against_rates(data, seed, epochs, model, noisy)

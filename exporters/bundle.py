@@ -14,11 +14,14 @@ it (mode ``windowed``).
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -27,19 +30,20 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from snn2chip import __version__
+from snn2chip._version import NEEDS, __version__
 from snn2chip.chip import ChipNet, Dense, InputNeurons
 from snn2chip.deployment import check, circuit
 from snn2chip.deployment.circuit import Circuit
+from snn2chip.deployment.compare import FORMAT
 from snn2chip.errors import CheckFailed, EnvironmentFailure, LavaError, UsageError
 from snn2chip.exporters import lava_module, netx
+from snn2chip.files import whole_folder
 from snn2chip.simulators import event, lava, lava_env
 from snn2chip.traces import Mode, Record, Traces
 
 Array = npt.NDArray[Any]
 Kind = Literal["netx", "module"]
 
-FORMAT = 1
 TEMPLATES = resources.files("snn2chip.deployment").joinpath("templates")
 #: Where each template goes; the others are filled in.
 VERBATIM = {"run.py": "run.py", "worker.py": "worker.py", "lab.py": "lab.py", "probes.py": "parts/probes.py"}
@@ -89,7 +93,7 @@ def describe(net: ChipNet | Circuit, kind: Kind, samples: int) -> dict[str, Any]
     rule = chain.exit
     layers = []
     for k, layer in enumerate(chain.layers):
-        variables = lava._variables(layer, False)
+        variables = lava.process_variables(layer, False)
         layers.append(
             {
                 "name": layer.name,
@@ -103,6 +107,7 @@ def describe(net: ChipNet | Circuit, kind: Kind, samples: int) -> dict[str, Any]
         )
     return {
         "format": FORMAT,
+        "needs": NEEDS,
         "snn2chip": __version__,
         "kind": kind,
         "target": chain.target,
@@ -170,6 +175,7 @@ def write(
     partition: str = "oheogulch",
     generation: str = "N3B3",
     force: bool = False,
+    check_first: Callable[[Path], object] = lambda part: None,
 ) -> Bundle:
     """Write a bundle; the folder appears whole or not at all.
 
@@ -179,6 +185,7 @@ def write(
         kind: ``netx``, or ``module`` for a plain Lava module, which a circuit needs.
         partition, generation: of the lab's SLURM, defaults of its script.
         force: replace a bundle that is there.
+        check_first: called with the complete folder before it takes its place; what it raises keeps it from that.
 
     Raises:
         UsageError: the folder exists; or a circuit is to be written as NetX.
@@ -195,12 +202,7 @@ def write(
     _check_target(target, force)
     chain = net.net if isinstance(net, Circuit) else net
     notes = _notes(net, messages)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
-    except OSError as error:
-        raise EnvironmentFailure(f"{target}: cannot be written ({error.strerror or error})") from error
-    try:
+    with whole_folder(target, force) as part:
         (part / "parts").mkdir()
         for source, name in VERBATIM.items():
             (part / name).write_bytes(TEMPLATES.joinpath(source).read_bytes())
@@ -236,14 +238,7 @@ def write(
             (part / name).chmod(0o755)
         files = sorted(str(path.relative_to(part)) for path in part.rglob("*") if path.is_file())
         (part / check.CHECKSUMS).write_text(check.sums(part, files))
-        part.chmod(0o755)
-        if target.exists():
-            shutil.rmtree(target)
-        part.replace(target)
-    except OSError as error:
-        raise EnvironmentFailure(f"{target}: cannot be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        check_first(part)
     return Bundle(target, kind, (*files, check.CHECKSUMS), len(messages), notes)
 
 
@@ -323,8 +318,20 @@ def lab_only() -> dict[str, list[str]]:
     raise AssertionError("lab.py has no LAB_ONLY")
 
 
-def prove(folder: str | os.PathLike[str], timeout: float = 600.0, arguments: tuple[str, ...] = ()) -> str:
+def prove(
+    folder: str | os.PathLike[str],
+    timeout: float = 600.0,
+    arguments: tuple[str, ...] = (),
+    name: str | os.PathLike[str] | None = None,
+    scratch: Path | None = None,
+) -> str:
     """Run a bundle in Lava's simulator, as its reader would; what it prints.
+
+    Args:
+        timeout: seconds that Lava may take.
+        arguments: of ``run.py``.
+        name: what errors call the bundle.
+        scratch: where results go until they are looked at.
 
     Raises:
         CheckFailed: it does not do what is expected; the message names the layer.
@@ -332,18 +339,70 @@ def prove(folder: str | os.PathLike[str], timeout: float = 600.0, arguments: tup
         LavaError: Lava failed or timed out.
     """
     run = Path(folder).absolute() / "run.py"
-    with tempfile.TemporaryDirectory(prefix="snn2chip-bundle-") as results:
-        command = [lava.python(), "-I", str(run), "--timeout", str(timeout), "--results", results, *arguments]
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=timeout + 60
-        )
-    if done.returncode == EXIT_FAILED:
-        differs = [line.strip("! ") for line in done.stdout.splitlines() if line.startswith("!")]
-        raise CheckFailed(f"{folder}: in Lava {'; '.join(differs[:2]) or 'the check failed'}")
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
-        raise LavaError(f"{folder}: {lines[-1].removeprefix('error: ')}")
-    return done.stdout
+    try:
+        results = tempfile.mkdtemp(prefix="snn2chip-bundle-", dir=scratch.resolve() if scratch else None)
+    except OSError as error:
+        raise EnvironmentFailure(f"Lava: no temporary folder ({error.strerror or error})") from error
+    try:
+        command = [
+            lava.python(),
+            "-I",
+            "-B",
+            "-c",
+            _WITH_US,
+            str(run),
+            "--timeout",
+            str(timeout),
+            "--results",
+            results,
+            *arguments,
+        ]
+        code, printed, errors = _run(command, timeout + 60)
+    except subprocess.TimeoutExpired as error:
+        raise LavaError(f"{name or folder}: not finished after {timeout:g} s; give a longer time-out") from error
+    finally:
+        shutil.rmtree(results, ignore_errors=True)
+    if code == EXIT_FAILED:
+        differs = [line.strip("! ") for line in printed.splitlines() if line.startswith("!")]
+        raise CheckFailed(f"{name or folder}: in Lava {'; '.join(differs[:2]) or 'the check failed'}")
+    if code:
+        lines = [line for line in errors.splitlines() if line.strip()] or [f"ended with code {code}"]
+        raise LavaError(f"{name or folder}: {lava.readable(lines[-1]).removeprefix('error: ')}")
+    return printed
+
+
+#: Linux ends the process when the one that started it is gone: prctl(PR_SET_PDEATHSIG, SIGKILL).
+_WITH_US = """
+import ctypes, runpy, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, 9)
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def _run(command: list[str], timeout: float) -> tuple[int, str, str]:
+    """Exit code and what was printed; nothing that it started outlives it."""
+    process: subprocess.Popen[str] | None = None
+    try:
+        with lava.interrupts_later():
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
+        printed, errors = process.communicate(timeout=timeout)
+    except BaseException:
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        raise
+    return process.returncode, printed, errors
 
 
 def widened(net: ChipNet, window: int | None) -> ChipNet:

@@ -13,7 +13,8 @@ Layout, as the loader of lava-dl 0.6.0 reads it::
                    /neuron/type "CUBA", /vThMant, /iDecay, /vDecay                    int32, () or one per neuron
                                "SDNN", /vThMant                                       int32; of a decoder /sigma_output
                                "RF_PHASE" or "RF", /vThMant, /sinDecay, /cosDecay     int32, float64
-    /snn2chip/format, /metadata    names, encoding, readout, times: JSON that the loader ignores
+    /snn2chip/format, /needs       its version, and the oldest snn2chip that reads it
+             /metadata             names, encoding, readout, times: JSON that the loader ignores
 
 The loader holds images in the order W, H, C, so that arrays with one entry per neuron are stored transposed. A
 convolution of more than 127 groups is stored with fewer, wider groups whose added weights are zero (Lava holds
@@ -34,6 +35,8 @@ import numpy as np
 import numpy.typing as npt
 
 from snn2chip import limits
+from snn2chip._version import NEEDS, newer
+from snn2chip.archive import shown
 from snn2chip.chip import (
     AnyNeuron,
     ChipNet,
@@ -54,6 +57,7 @@ from snn2chip.chip import (
 from snn2chip.errors import LimitError, UnsupportedError, UsageError
 from snn2chip.exporters.netx_loader import SAFE_WEIGHTS, loader_rotation, loader_weights
 from snn2chip.files import write_whole
+from snn2chip.guarded import Entry
 from snn2chip.hdf5 import MAX_ELEMENTS, Group, Tree, image, opened
 
 Int = npt.NDArray[np.int64]
@@ -64,6 +68,8 @@ INT8_MAX = 127  # Lava's Conv holds its geometry in int8
 # Reading: no honest network is larger, and a file may claim anything.
 MAX_LAYERS = 4096
 MAX_TEXT = 1 << 24
+MAX_NAME = 500
+MAX_STEPS = 1 << 24
 
 SUPPORTED = ("input", "dense", "dense_rec", "conv", "flatten")
 NOT_YET = ("pool", "convT", "unpool", "average", "concat", "dense_comp")
@@ -111,7 +117,11 @@ def write(
         metadata["measured"] = dict(measured)
     tree = {
         "layer": {str(i): layer for i, layer in enumerate(layers)},
-        "snn2chip": {"format": np.int32(FORMAT), "metadata": np.bytes_(json.dumps(metadata, sort_keys=True))},
+        "snn2chip": {
+            "format": np.int32(FORMAT),
+            "needs": np.bytes_(NEEDS),
+            "metadata": np.bytes_(json.dumps(metadata, sort_keys=True)),
+        },
     }
     write_whole(path, image(tree), force)
 
@@ -288,7 +298,7 @@ def read(path: str | os.PathLike[str], num_layers: int | None = None) -> ChipNet
         UnsupportedError: valid NetX that a ChipNet does not hold.
     """
     with opened(path) as root:
-        return _network(_Node(root.group, root.where, root.budget), num_layers)
+        return _network(_Node.of(root), num_layers)
 
 
 def read_measured(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -298,7 +308,7 @@ def read_measured(path: str | os.PathLike[str]) -> dict[str, Any]:
         InputError: as :func:`read`.
     """
     with opened(path) as root:
-        node = _Node(root.group, root.where, root.budget)
+        node = _Node.of(root)
         found = _metadata(node)[1].get("measured", {}) if "snn2chip" in node else {}
         return found if isinstance(found, dict) else {}
 
@@ -311,7 +321,7 @@ class _Node(Group):
         array = self.values(name, "iufb", "integers")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise self.fail(f"{name} contains NaN or infinite values")
-        low, high = array.min(), array.max()
+        low, high = array.min().item(), array.max().item()  # numpy compares halves as halves
         if low < -(2**31) or high >= 2**31:
             raise self.fail(f"{name} contains {low if low < -(2**31) else high}, beyond 32 bits")
         return array
@@ -370,7 +380,7 @@ class _Progress:
 def _network(root: _Node, num_layers: int | None) -> ChipNet:
     notes, metadata = _metadata(root) if "snn2chip" in root else ({}, None)
     chain = root.child("layer")
-    count = len(chain.group.keys())
+    count = len(chain.entries)
     if not 1 <= count <= MAX_LAYERS:
         raise chain.fail(f"{count} layers, expected 1 to {MAX_LAYERS}")
     if num_layers is not None:
@@ -381,7 +391,7 @@ def _network(root: _Node, num_layers: int | None) -> ChipNet:
     progress = _Progress(spike_exp=_spike_exp(root, metadata))
     for i in range(count):
         node = chain.child(str(i), f"layer {i}")
-        node = _Node(node.group, f"{root.where}: layer {i}", root.budget)
+        node = _Node.of(node, f"{root.where}: layer {i}")
         kind = node.text("type")
         if kind in NOT_YET:
             raise node.unsupported(f"type {kind!r} cannot be read yet, only {', '.join(SUPPORTED)}")
@@ -412,15 +422,15 @@ def _metadata(root: _Node) -> tuple[dict[int, dict[str, Any]], dict[str, Any]]:
     node = root.child("snn2chip")
     version = node.one("format")
     if version > FORMAT:
-        raise node.fail(f"format {version} was written by a newer snn2chip, this one reads up to {FORMAT}")
+        raise node.fail(newer(version, FORMAT, node.text("needs") if "needs" in node else None))
     if version < 1:
         raise node.fail(f"format {version} is unknown")
     try:
         metadata = json.loads(node.text("metadata", MAX_TEXT))
         notes = {_typed(note["index"], int): note for note in metadata["layers"]}
         for note in notes.values():
-            if not _typed(note["name"], str).isprintable():
-                raise ValueError(f"layer name {note['name']!r}")
+            if not _typed(note["name"], str).isprintable() or len(note["name"]) > MAX_NAME:
+                raise ValueError(f"layer name {shown(note['name'])!r}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise node.fail(f"metadata are malformed ({type(error).__name__}: {error})") from None
     return notes, metadata
@@ -453,14 +463,20 @@ def _settings(root: _Node, metadata: Mapping[str, Any], inexact: list[str]) -> d
                 _typed(encoding.get("offset", 0), int),
             ),
             "readout": Readout(metadata["readout"]),
-            "time_steps": _typed(metadata["time_steps"], int),
-            "window": _typed(metadata["window"], int),
+            "time_steps": _steps(metadata["time_steps"]),
+            "window": _steps(metadata["window"]),
             "target": _typed(metadata["target"], str),
             "inexact": (*(_typed(line, str) for line in _typed(metadata["inexact"], list)), *inexact),
             "exit": _exit(metadata["exit"]) if "exit" in metadata else None,
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise root.fail(f"snn2chip: metadata are malformed ({type(error).__name__}: {error})") from None
+
+
+def _steps(value: Any) -> int:
+    if _typed(value, int) > MAX_STEPS:
+        raise ValueError(f"{shown(value)} time steps, limit {MAX_STEPS}")
+    return int(value)
 
 
 def _exit(content: Mapping[str, Any]) -> Exit:
@@ -730,13 +746,17 @@ def _read_cuba(neuron: _Node, name: str, shape: Shape, bias: Int, progress: _Pro
         if what in neuron and neuron.one(what) != usual:
             progress.inexact.append(f"{name}: the NetX loader ignores {what} {neuron.one(what)}")
     current_decay = _parameter(neuron, "iDecay", shape)
-    if neuron.group["iDecay"].dtype.kind in "ub" and (current_decay == 0).any():
+    if _unsigned(neuron.entries["iDecay"]) and (current_decay == 0).any():
         raise neuron.unsupported(
             "iDecay is 0 in an unsigned dataset; the loader subtracts 1 and wraps, store it signed"
         )
     return Neuron.of(
         name, _parameter(neuron, "vThMant", shape), current_decay, _parameter(neuron, "vDecay", shape), bias
     )
+
+
+def _unsigned(entry: Entry) -> bool:
+    return entry.dtype is not None and entry.dtype.kind in "ub"
 
 
 def _parameter(node: _Node, what: str, shape: Shape) -> Int:

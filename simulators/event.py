@@ -36,7 +36,7 @@ Array = npt.NDArray[Any]
 _BLOCK_BYTES = 1 << 20  # of the largest array of a block of samples, so that what is in use fits the caches
 
 
-def _stages(layers: Sequence[Layer], x_type: np.dtype[Any]) -> list[Stage]:
+def make_stages(layers: Sequence[Layer], x_type: np.dtype[Any]) -> list[Stage]:
     """The layers, compiled, for input rows of that type."""
     stages: list[Stage] = []
     order = np.arange(math.prod(layers[0].input_shape))
@@ -47,7 +47,7 @@ def _stages(layers: Sequence[Layer], x_type: np.dtype[Any]) -> list[Stage]:
     return stages
 
 
-def _row_type(messages: Array) -> np.dtype[Any]:
+def row_type(messages: Array) -> np.dtype[Any]:
     """Bytes stay bytes, everything else becomes int32."""
     return np.dtype(np.uint8 if messages.dtype in (np.bool_, np.uint8) else np.int32)
 
@@ -60,7 +60,7 @@ def _rows(messages: Array, steps: int) -> tuple[Array, bool]:
     """
     samples, given = messages.shape[:2]
     size = math.prod(messages.shape[2:])
-    kind = _row_type(messages)
+    kind = row_type(messages)
     if messages.dtype == np.bool_:
         messages = messages.view(np.uint8)
     # numba compiles anew for read-only arrays
@@ -72,12 +72,13 @@ def _rows(messages: Array, steps: int) -> tuple[Array, bool]:
     return rows, kind != np.uint8 or bool(rows.max(initial=0) > 1)
 
 
-def _threads(asked: int) -> int:
+def thread_count(asked: int) -> int:
+    """``asked``, or as many as this process may use where that is 0."""
     config: Any = numba.config
-    return asked or int(config.NUMBA_NUM_THREADS)  # by default the processors that this process may use
+    return asked or int(config.NUMBA_NUM_THREADS)
 
 
-def _row_bytes(stages: Sequence[Stage], x_type: np.dtype[Any]) -> int:
+def row_bytes(stages: Sequence[Stage], x_type: np.dtype[Any]) -> int:
     """Bytes of the largest array of one step of one sample."""
     return max(x_type.itemsize * math.prod(stages[0].layer.input_shape), *(stage.row_bytes for stage in stages))
 
@@ -106,9 +107,9 @@ def run_layer(
     Raises:
         LimitError: graded messages make a weighted sum of a dense layer too large.
     """
-    threads = _threads(threads)
-    x_type = _row_type(messages)
-    stage = _stages([layer], x_type)[0]
+    threads = thread_count(threads)
+    x_type = row_type(messages)
+    stage = make_stages([layer], x_type)[0]
     samples, steps = messages.shape[:2]
     spikes = np.empty((samples, steps, *layer.shape), stage.message_type)
     u, v = (np.empty((samples, steps if states else 0, stage.size), np.int32) for _ in range(2))
@@ -122,7 +123,7 @@ def run_layer(
         return tally
 
     with Pool(threads) as pool:
-        tallies = pool.map(work, _blocks(samples, steps * _row_bytes([stage], x_type), threads))
+        tallies = pool.map(work, _blocks(samples, steps * row_bytes([stage], x_type), threads))
     if tallies:
         _check_sums(layer, np.max([tally.peaks for tally in tallies], axis=0))
     return spikes, stage.restored(u), stage.restored(v)
@@ -167,7 +168,7 @@ class _Recorder:
 
 def _run_samples(stages: Sequence[Stage], messages: Array, window: int, keep: _Recorder, threads: int) -> None:
     """Samples from rest, each a window of its own; threads share samples, or the neurons of too few."""
-    blocks = _blocks(len(messages), _row_bytes(stages, _row_type(messages)) * window, threads)
+    blocks = _blocks(len(messages), row_bytes(stages, row_type(messages)) * window, threads)
     share = len(blocks) < threads
 
     def work(low: int, high: int) -> list[Tally]:
@@ -202,7 +203,7 @@ def _run_chain(
     """Samples one after the other in one run; state, and spikes of recurrent layers, pass from block to block."""
     samples = len(messages)
     carries = [stage.rest() for stage in stages]
-    for low, high in _blocks(samples, _row_bytes(stages, _row_type(messages)) * window, 1) or [(0, 0)]:
+    for low, high in _blocks(samples, row_bytes(stages, row_type(messages)) * window, 1) or [(0, 0)]:
         x, graded = _rows(messages[low:high], window)
         x = x.reshape(1, (high - low) * window, x.shape[2])
         start = low * window
@@ -254,14 +255,14 @@ def run(
     check_mode(mode)
     began = time.perf_counter()
     check_messages(net, messages)
-    stages = _stages(net.layers, _row_type(messages))
+    stages = make_stages(net.layers, row_type(messages))
     compiled = time.perf_counter()
     keep = _Recorder(net, record or Record.readout(net), len(messages))
     # Without recurrence and delays a reset leaves nothing of the window before, nor of the steps before the first one.
     if mode == "isolated" or (mode == "windowed" and not net.leaks):
-        _run_samples(stages, messages, net.window, keep, _threads(threads))
+        _run_samples(stages, messages, net.window, keep, thread_count(threads))
     else:
-        with Pool(_threads(threads)) as pool:
+        with Pool(thread_count(threads)) as pool:
             _run_chain(stages, messages, net.window, net.window if mode == "windowed" else 0, keep, pool)
     keep.check_sums(net.layers)
     ended = time.perf_counter()

@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from snn2chip import limits
 from snn2chip.simulators import event_vectors as vectors
+from snn2chip.simulators.event_cache import njit
 from snn2chip.simulators.event_vectors import (
     add_16,
     add_32,
@@ -53,17 +53,13 @@ _POSITIONS, _COUNTS, _REACH, _SLACK = vectors.POSITIONS, vectors.COUNTS, vectors
 
 
 def kernel(function: Function) -> Function:
-    """``numba.njit``, with its type kept; compiled code is cached on disk, where numba finds a place for it."""
-    njit: Any = numba.njit(cache=True, nogil=True)
-    compiled: Function = njit(function)
-    return compiled
+    """A kernel."""
+    return njit(function)
 
 
 def inline(function: Function) -> Function:
     """Part of a kernel. An array is seven arguments to LLVM: calls with ten of them cost more than a small layer."""
-    njit: Any = numba.njit(cache=True, nogil=True, forceinline=True)
-    compiled: Function = njit(function)
-    return compiled
+    return njit(function, forceinline=True)
 
 
 class Law(NamedTuple):

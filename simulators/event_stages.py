@@ -180,7 +180,7 @@ class Stage(ABC):
         self.recurrent = isinstance(layer, Dense) and layer.recurrent is not None
         self.order = np.arange(self.size)  # of the outgoing rows
         self._blocked: tuple[int, ...] | None = None
-        self._delays: _Delays | None = None
+        self.delays: _Delays | None = None
         self._postponed: npt.NDArray[np.int32] | None = None  # delay of each neuron, see _by_neuron
         self._arguments: tuple[Any, ...] = ()  # of the synapses' kernel
         self._prompt: tuple[Any, ...] = ()  # the same without delays
@@ -194,8 +194,8 @@ class Stage(ABC):
                 self._postponed = _by_neuron(layer)
                 if self._postponed is not None:
                     self._prompt = self._dense_arguments(layer, weight, order)
-                self._delays, weight = _Delays.of(layer.delay.T[order], weight)
-                self._peaks = len(self._delays.steps)
+                self.delays, weight = _Delays.of(layer.delay.T[order], weight)
+                self._peaks = len(self.delays.steps)
             self._arguments = self._dense_arguments(layer, weight, order)
         else:
             channels, height, width = layer.shape
@@ -257,14 +257,14 @@ class Stage(ABC):
         postponed = self._postponed if carry is None and not reset_every else None
         if postponed is not None:
             arguments = self._prompt
-        elif self._delays is not None:
-            rows = self._delays.late(x, carry)
+        elif self.delays is not None:
+            rows = self.delays.late(x, carry)
         block = _Block(
             rows,
             graded,
             arguments,
             [np.zeros((*x.shape[:2], self.pitch), np.int32) for _ in range(self._sums)],
-            peaks if self._delays is None else _NO_PEAKS,  # what meets after different delays may be large
+            peaks if self.delays is None else _NO_PEAKS,  # what meets after different delays may be large
             messages,
             start,
             reset_every,
@@ -290,7 +290,7 @@ class Stage(ABC):
             kernels.postpone(messages, postponed, counts[0])
             for trace in states or ():
                 kernels.postpone(trace, postponed, np.zeros_like(counts[0]))
-        if self._delays is not None:  # a message counts when it is sent, with all synapses behind it
+        if self.delays is not None:  # a message counts when it is sent, with all synapses behind it
             counts[1] = np.count_nonzero(x, axis=(0, 2)) * self.size
             if graded and _sum(x) * _largest(self._arguments) >= limits.SUM_LIMIT:
                 for which in range(self._peaks):
@@ -299,9 +299,9 @@ class Stage(ABC):
 
     def _look_at(self, x: Array, which: int, peak: npt.NDArray[np.int64]) -> None:
         """The largest magnitude of what synapses of one delay deliver at a time, into ``peak``."""
-        assert self._delays is not None
-        weight, flush = self._arguments[0][self._delays.columns[which]], self._arguments[2]
-        rows = np.ascontiguousarray(x[:, :, self._delays.inputs[which]])
+        assert self.delays is not None
+        weight, flush = self._arguments[0][self.delays.columns[which]], self._arguments[2]
+        rows = np.ascontiguousarray(x[:, :, self.delays.inputs[which]])
         sums, operations = np.zeros((*x.shape[:2], 0), np.int32), np.zeros(x.shape[1], np.int64)
         kernels.sum_dense(rows, True, weight, flush, 0, peak, sums, operations)
 
@@ -311,11 +311,11 @@ class Stage(ABC):
         self.advance(x, np.zeros((0, 0, self.pitch), self.message_type), None, graded=x_type != np.uint8)
         if self._postponed is not None:  # of u and v
             kernels.postpone(_NO_TRACE, self._postponed, np.zeros(0, np.int64))
-        if self._delays is not None and self._delays.steps and x_type != np.uint8:
+        if self.delays is not None and self.delays.steps and x_type != np.uint8:
             self._look_at(x, 0, np.zeros(1, np.int64))
 
 
-class _Spiking(Stage):
+class SpikingStage(Stage):
     """A layer of :class:`~snn2chip.chip.Neuron`: sums and law in one kernel."""
 
     def __init__(self, layer: Layer, neuron: Neuron, order: Array) -> None:
@@ -400,7 +400,7 @@ class _Summed(Stage):
 def lay_out(layer: Layer, order: Array) -> Stage:
     """``layer``, laid out; ``order`` as in :class:`Stage`."""
     if isinstance(layer.neuron, Neuron):
-        return _Spiking(layer, layer.neuron, order)
+        return SpikingStage(layer, layer.neuron, order)
     return _Summed(layer, layer.neuron, order)
 
 

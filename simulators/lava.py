@@ -117,7 +117,7 @@ def run(
     except OSError as error:
         raise EnvironmentFailure(f"Lava: no temporary folder ({error.strerror or error})") from error
     try:
-        job = _Job(net, mode, record, frames.reshape(samples * window, *net.input_shape), folder)
+        job = Job(net, mode, record, frames.reshape(samples * window, *net.input_shape), folder)
         seconds = job.run(interpreter, samples, min(jobs, samples), began + timeout, timeout) if samples else 0.0
         return job.traces(samples, seconds, began)
     except OSError as error:
@@ -126,7 +126,7 @@ def run(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-class _Job:
+class Job:
     """One call of :func:`run` and its folder."""
 
     def __init__(self, net: ChipNet, mode: Mode, record: Record, frames: npt.NDArray[np.int32], folder: Path) -> None:
@@ -158,7 +158,7 @@ class _Job:
                 part = self.folder / f"job{i}"
                 part.mkdir()
                 description = self._description(part, bounds[i], bounds[i + 1] - bounds[i])
-                with _interrupts_later():
+                with interrupts_later():
                     workers.append(_Worker(interpreter, part, description, self.scripts()))
             while sum(worker.done() for worker in workers) < jobs:  # looks at each, unlike all()
                 if time.perf_counter() > deadline:
@@ -175,7 +175,7 @@ class _Job:
             states = layer.name in self.record.states
             layers.append(
                 {
-                    **_variables(layer, self.mode == "isolated"),
+                    **process_variables(layer, self.mode == "isolated"),
                     "spikes": str(self._file(k, "spikes")),
                     "u": str(self._file(k, "u")) if states else None,
                     "v": str(self._file(k, "v")) if states else None,
@@ -230,27 +230,30 @@ class _Job:
 
 
 @contextlib.contextmanager
-def _interrupts_later() -> Iterator[None]:
-    """Hold a Ctrl-C back: within ``Popen`` it would leave a process behind that nobody knows."""
-    ours = signal.getsignal(signal.SIGINT) is not None  # else whoever embeds Python handles it
-    if not ours or threading.current_thread() is not threading.main_thread():
+def interrupts_later() -> Iterator[None]:
+    """Hold signals back that end a run: within ``Popen`` they would leave a process behind that nobody knows."""
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    usual = {number: handler for number, handler in usual.items() if callable(handler)}  # else it ends us, or nothing
+    if not usual or threading.current_thread() is not threading.main_thread():
         yield  # Python interrupts the main thread alone
         return
     held: list[int] = []
-    usual = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
+    for number in usual:
+        signal.signal(number, lambda number, frame: held.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, usual)
+        for number, handler in usual.items():
+            signal.signal(number, handler)
     if held:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(held[0])
 
 
 def _message_type(layer: Layer) -> type:
     return np.int32 if layer.neuron.graded else np.uint8
 
 
-def _variables(layer: Layer, isolate: bool) -> dict[str, Any]:
+def process_variables(layer: Layer, isolate: bool) -> dict[str, Any]:
     """Lava's names of what is recorded as u and v, and of what has to be cleared before each window; see the worker."""
     neuron, cleared, states = layer.neuron, [], {"u_var": "u", "v_var": "v"}
     if isinstance(layer, Dense) and layer.recurrent is not None:
@@ -339,7 +342,7 @@ class _Worker:
 
     def _failure(self, ended: _Ended | None) -> LavaError:
         lines = [line for line in self.errors.read_text(errors="replace").splitlines() if line.strip()]
-        last = _reason(lines)
+        last = readable(_reason(lines))
         if ended is not None and ended.code == NOT_IMPORTABLE:
             return LavaMissing(f"Lava cannot be imported by {self.interpreter} ({last}); {HOW_TO_GET}")
         if ended is not None and ended.code < 0:
@@ -347,8 +350,15 @@ class _Worker:
         return LavaError(f"Lava failed: {last or 'no message'}")
 
     def seconds(self) -> float:
-        """What the result says."""
-        return float(json.loads(self.result.read_text())["seconds"])
+        """What the result says.
+
+        Raises:
+            LavaError: it is not of our worker.
+        """
+        try:
+            return float(json.loads(self.result.read_text())["seconds"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise LavaError(f"Lava failed: {self.interpreter} left a result that is damaged") from error
 
     def kill(self) -> None:
         """End the whole group and free its shared memory."""
@@ -360,6 +370,14 @@ class _Worker:
         segments = self.folder / "segments"
         for name in segments.read_text().split() if segments.exists() else []:
             Path("/dev/shm", name).unlink(missing_ok=True)
+        temporary = self.folder / "temporary"
+        if temporary.exists() and (path := Path(temporary.read_text())).name.startswith("pymp-"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def readable(text: str, most: int = 300) -> str:
+    """One line that a terminal can show, whatever a failed process has printed."""
+    return "".join(c if c.isprintable() else " " for c in text[:most])
 
 
 def _reason(lines: list[str]) -> str:

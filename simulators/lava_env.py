@@ -57,7 +57,7 @@ def interpreter(folder: Path | None = None) -> Path | None:
 
 def is_current(folder: Path) -> bool:
     """Whether the environment in ``folder`` is complete and holds these packages."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, UnicodeDecodeError):
         return interpreter(folder) is not None and (folder / STAMP).read_text().split() == list(PACKAGES)
     return False
 

@@ -26,6 +26,7 @@ The job (all paths absolute)::
 from __future__ import annotations
 
 import json
+import multiprocessing.util
 import os
 import shutil
 import signal
@@ -38,9 +39,29 @@ from pathlib import Path
 from typing import Any
 
 NOT_IMPORTABLE, CHILD_DIED = 42, 70
+TEMPORARY = "temporary"  # file beside the one with the segments
 
 if "." in __name__:
     raise ImportError(f"{__name__} is a script: importing it would replace torch")
+
+
+def watch_parent(folder: Path, segments: Path) -> None:
+    """Standard input ends when the process that started this one is gone: leave nothing behind."""
+    while os.read(0, 1):
+        pass
+    for name in segments.read_text().split() if segments.exists() else []:
+        Path("/dev/shm", name).unlink(missing_ok=True)
+    temporary = segments.with_name(TEMPORARY)
+    if temporary.exists():
+        shutil.rmtree(temporary.read_text(), ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":  # at once: importing Lava takes seconds
+    _job = json.loads(Path(sys.argv[1]).read_text())
+    _places = Path(_job["folder"]), Path(_job["segments"])
+    threading.Thread(target=watch_parent, args=_places, daemon=True).start()
 
 
 class _Absent(types.ModuleType):
@@ -283,7 +304,9 @@ def report_exceptions() -> None:
 
 
 def report_segments(path: Path) -> None:
-    """Note the name of each segment of shared memory: a killed process leaves them behind."""
+    """Note the name of each segment of shared memory, and beside it the folder in which the processes of Lava have
+    their sockets: killed processes leave both behind."""
+    path.with_name(TEMPORARY).write_text(multiprocessing.util.get_temp_dir())  # made here, so that all share it
     manager = infrastructure.SharedMemoryManager
     create = manager.create_shared_memory
 
@@ -314,16 +337,6 @@ def watch_children(actors: list[Any], finished: threading.Event) -> None:
                 os._exit(CHILD_DIED)
 
 
-def watch_parent(folder: Path, segments: Path) -> None:
-    """Standard input ends when the process that started this one is gone: leave nothing behind."""
-    while os.read(0, 1):
-        pass
-    for name in segments.read_text().split() if segments.exists() else []:
-        Path("/dev/shm", name).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.killpg(0, signal.SIGKILL)
-
-
 def main(path: Path) -> None:
     """Run the job; its result file appears when all steps are done."""
     job = json.loads(path.read_text())
@@ -333,7 +346,8 @@ def main(path: Path) -> None:
     net, _around = build(job)
     net.create_runtime(run_cfg=Loihi2SimCfg(select_tag="fixed_pt"))
     finished = threading.Event()
-    threading.Thread(target=watch_parent, args=(Path(job["folder"]), segments), daemon=True).start()
+    if __name__ != "__main__":
+        threading.Thread(target=watch_parent, args=(Path(job["folder"]), segments), daemon=True).start()
     actors = net.runtime._messaging_infrastructure.actors
     threading.Thread(target=watch_children, args=(actors, finished), daemon=True).start()
     began = time.perf_counter()

@@ -15,6 +15,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from snn2chip._version import __version__
+
 if TYPE_CHECKING:
     from snn2chip.chip import ChipNet
     from snn2chip.compiler import compile_model, convert
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from snn2chip.model_file import load, save
     from snn2chip.simulation import simulate
     from snn2chip.verification import verify
-
-__version__ = "0.1.0"
 
 _HOME = {
     "ChipNet": "chip",

@@ -6,12 +6,13 @@ from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 
 from snn2chip.errors import UsageError
+from snn2chip.names import suggestion
 
 
 def _named(group: str, what: str, name: str) -> ModuleType:
     found: dict[str, EntryPoint] = {entry.name: entry for entry in entry_points(group=group)}
     if name not in found:
-        raise UsageError(f"{what}: {name!r} is unknown, installed are {', '.join(sorted(found)) or 'none'}")
+        raise UsageError(f"{what}: {name!r} is unknown{suggestion(name, sorted(found), ', installed are ')}")
     module = found[name].load()
     assert isinstance(module, ModuleType)
     return module

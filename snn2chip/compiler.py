@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,11 +14,12 @@ from snn2chip.chip import ChipNet
 from snn2chip.errors import UsageError
 from snn2chip.graph import Graph
 from snn2chip.hardware import target_of
+from snn2chip.long_runs import Progress
 from snn2chip.model_file import Model, as_array
 from snn2chip.passes import PassCost, hold_input, lower, lowering_costs
 from snn2chip.passes.approximate import approximate
 from snn2chip.quantise import Choice, Widths, check_labels, choose_widths, hard_reset, integer_net, is_integer, quantise
-from snn2chip.quantise.network import SAMPLES, SECOND_ORDER_BITS
+from snn2chip.quantise.network import SAMPLES, SECOND_ORDER_BITS, Shelf
 from snn2chip.sources import SourceOptions, open_source
 
 #: Calibration samples that scales are chosen on; more cost time and change little. Narrow weights, which second-order
@@ -73,11 +74,18 @@ def compile_model(
     window: int | None = None,
     skip: Collection[str] = (),
     per_neuron: bool = False,
-    progress: Callable[[str], None] = lambda layer: None,
+    progress: Progress | None = None,
+    shelf: Shelf | None = None,
+    target: str = "loihi2",
     **reading: Any,
 ) -> Compiled:
-    """All stages of :func:`convert`, which describes the arguments; ``reading`` are those of ``SourceOptions``."""
+    """All stages of :func:`convert`, which describes the arguments; ``reading`` are those of ``SourceOptions``.
+
+    ``shelf``: see :func:`snn2chip.quantise.quantise`.
+    """
     options = SourceOptions(**reading)
+    if progress is not None:
+        progress("reading the model", 0, 0)
     opened = open_source(source, calibration, options)
     model = opened.model
     if calibration is not None:
@@ -98,12 +106,14 @@ def compile_model(
             graph = hard_reset(graph, samples)
         if options.approximate:
             graph = approximate(graph, samples)
+        if progress is not None:
+            progress("lowering", 0, 0)
         lowered = lower(graph, skip)
         if analog_input == "hold":
             lowered = hold_input(lowered)
         widths = None
         if bits == "auto":
-            chip = target_of("loihi2")
+            chip = target_of(target)
             if scales != "search" or layers:
                 raise UsageError("bits: auto chooses the widths of all layers by search; leave out scales and layers")
             quantised, widths = choose_widths(
@@ -112,7 +122,9 @@ def compile_model(
         else:
             if max_drop is not None or budget_cores is not None:
                 raise UsageError("max_drop, budget_cores: belong to bits='auto'")
-            quantised = quantise(lowered, samples, bits, scales, progress, per_neuron, rounding=rounding, layers=layers)
+            quantised = quantise(
+                lowered, samples, bits, scales, progress, per_neuron, rounding=rounding, layers=layers, shelf=shelf
+            )
         net = quantised.net
         compiled = Compiled(
             net,
@@ -125,7 +137,7 @@ def compile_model(
             quantised.warnings,
             len(model.x if bits == "auto" else samples),
         )
-    return compiled if window is None else replace(compiled, net=replace(net, window=window))
+    return replace(compiled, net=replace(net, window=net.window if window is None else window, target=target))
 
 
 def _samples(bits: int | str, rounding: str, layers: Mapping[str, Mapping[str, Any]]) -> int:
@@ -151,9 +163,11 @@ def convert(source: str | os.PathLike[str] | nn.Module | Model, calibration: Any
             ``analog_input``: ``graded`` messages at each step (default), or ``hold``, one message that the first layer
             holds.
             ``window``: steps between two resets, at least the time steps.
+            ``target``: the chip that it is for, ``loihi2`` (default) or ``loihi1``; which of its rules the network
+            breaks is what :func:`snn2chip.hardware.check` says.
             ``skip``: names of passes to leave out.
             ``per_neuron``: each neuron may have a weight scale and threshold of its own; costs neuron profiles.
-            ``progress``: called with the name of each layer.
+            ``progress``: called with what is done now, how much of it is done, and of how much (0: nobody knows).
 
     Raises:
         InputError: the file is not a model, or the data do not fit.

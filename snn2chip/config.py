@@ -1,24 +1,29 @@
 """How a model is exported: a YAML file that ``snn2chip init`` writes and ``snn2chip export --config`` reads.
 
-The file is not trusted: plain YAML alone, no references, at most 1 MiB, and every key and value is known.
+The file is not trusted: plain YAML alone, no references, at most 256 KiB, and every key and value is known.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 
+from snn2chip.archive import shown
 from snn2chip.chip import ExitPolicy
 from snn2chip.errors import InputError
+from snn2chip.names import meant
 
-MAX_BYTES = 1 << 20
+MAX_BYTES = 1 << 18
+#: Of one value or key: some numbers take time in the square of their length.
+MAX_SCALAR = 1000
 MAX_DEPTH = 8
+
+Parsed = TypeVar("Parsed")
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,10 @@ _NAMES: dict[type, str] = {
 _OPTIONAL = ("max_drop", "budget_cores", "window", "target", "policy", "eps")
 
 
+# What the constructors of yaml raise.
+_BROKEN = (yaml.YAMLError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError)
+
+
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
     """Without references, and with each key once."""
 
@@ -110,6 +119,10 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
             raise yaml.YAMLError(f"line {event.start_mark.line + 1}: references (& and *) are not allowed")
+        if isinstance(event, yaml.ScalarEvent) and len(event.value) > MAX_SCALAR:
+            raise yaml.YAMLError(f"line {event.start_mark.line + 1}: {len(event.value)} characters, limit {MAX_SCALAR}")
+        if getattr(event, "tag", None) is not None:
+            raise yaml.YAMLError(f"line {event.start_mark.line + 1}: types (!) are not allowed")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
@@ -127,6 +140,11 @@ def load_config(path: str | os.PathLike[str]) -> Config:
     Raises:
         InputError: it is missing, too large, no plain YAML, or holds an unknown key or value; one line that says where.
     """
+    return read_plain(path, parse)
+
+
+def read_plain(path: str | os.PathLike[str], parse: Callable[[str], Parsed]) -> Parsed:
+    """What ``parse`` makes of the text of a file; raises :class:`InputError` with the file's name."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
@@ -142,27 +160,33 @@ def load_config(path: str | os.PathLike[str]) -> Config:
         raise InputError(f"{path}: {error}") from None
 
 
-def parse(text: str) -> Config:
-    """The configuration in YAML ``text``; raises :class:`InputError` as :func:`load_config` does."""
+def plain_yaml(text: str) -> Any:
+    """Containers, numbers and words of YAML ``text``; raises :class:`InputError` where there is anything else."""
     try:
-        content = yaml.load(text, _Loader)  # a SafeLoader
-    except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"is no plain YAML ({' '.join(str(error).split())[:200]})") from None
+        return yaml.load(text, _Loader)  # a SafeLoader
+    except _BROKEN as error:
+        raise InputError(f"is no plain YAML ({shown(' '.join(str(error).split()), 200)})") from None
     except RecursionError:
         raise InputError("is nested too deeply") from None
+
+
+def parse(text: str) -> Config:
+    """The configuration in YAML ``text``; raises :class:`InputError` as :func:`load_config` does."""
+    content = plain_yaml(text)
     if content is None:
         return Config()
-    values = _section("", content, Config)
+    values = section("", content, Config)
     layers = values.get("layers", {})
     if layers is None:
         layers = {}
     if not isinstance(layers, dict) or not all(isinstance(name, str) for name in layers):
         raise InputError("layers: expected names of layers, each with its options")
     parsed: dict[str, Any] = {
-        key: _value(key, value) for key, value in values.items() if key not in ("layers", "input", "exit")
+        key: checked(key, value) for key, value in values.items() if key not in ("layers", "input", "exit")
     }
     parsed["layers"] = {
-        name: LayerConfig(**_values(f"layers: {name}: ", options, LayerConfig)) for name, options in layers.items()
+        name: LayerConfig(**_values(f"layers: {shown(name)}: ", options, LayerConfig))
+        for name, options in layers.items()
     }
     parsed["input"] = InputConfig(**_values("input: ", values.get("input"), InputConfig))
     parsed["exit"] = ExitConfig(**_values("exit: ", values.get("exit"), ExitConfig))
@@ -174,44 +198,45 @@ def parse(text: str) -> Config:
     return config
 
 
-def _section(where: str, content: Any, kind: type) -> dict[str, Any]:
+def section(where: str, content: Any, kind: type) -> dict[str, Any]:
+    """``content`` as a mapping whose keys are fields of ``kind``; raises :class:`InputError` where it is none."""
     if not isinstance(content, dict):
-        raise InputError(f"{where}expected keys with values, found {str(content)[:40]!r}")
+        raise InputError(f"{where}expected keys with values, found {shown(content, 40)!r}")
     known = [f.name for f in fields(kind)]
     for key in content:
         if key not in known:
-            raise InputError(f"{where}{str(key)[:60]!r} is unknown{suggestion(str(key), known)}")
+            raise InputError(f"{where}{shown(key)!r} is unknown{suggestion(shown(key), known)}")
     return content
 
 
 def suggestion(word: str, known: Sequence[str]) -> str:
     """``; did you mean ...?``, or what there is."""
-    close = difflib.get_close_matches(word[:60], known, 1)
-    return f"; did you mean {close[0]}?" if close else f", expected {', '.join(known)}"
+    return meant(word, known) or f", expected {', '.join(known)}"
 
 
 def _values(where: str, content: Any, kind: type) -> dict[str, Any]:
-    section = _section(where, {} if content is None else content, kind)
+    values = section(where, {} if content is None else content, kind)
     optional = kind is LayerConfig
-    return {key: None if optional and value is None else _value(key, value, where) for key, value in section.items()}
+    return {key: None if optional and value is None else checked(key, value, where) for key, value in values.items()}
 
 
-def _value(key: str, value: Any, where: str = "") -> Any:
+def checked(key: str, value: Any, where: str = "") -> Any:
+    """``value`` of an option of an export; raises :class:`InputError` where it is none that the option has."""
     if value is None and key in _OPTIONAL:
         return None
     if key == "bits":
         if (value == "auto" and not where) or (type(value) is int and 1 <= value <= 8):
             return value
-        raise InputError(f"{where}bits: {str(value)[:40]!r}, expected 1 to 8{'' if where else ', or auto'}")
+        raise InputError(f"{where}bits: {shown(value, 40)!r}, expected 1 to 8{'' if where else ', or auto'}")
     allowed: Any
     kind, allowed = _KINDS[key]
     if kind is float and type(value) is int:
         value = float(value)
     number: Any = value
     if type(value) is not kind or (kind in (int, float) and not 0 <= number < 1e9):
-        raise InputError(f"{where}{key}: {str(value)[:40]!r}, expected {_NAMES[kind]}")
+        raise InputError(f"{where}{key}: {shown(value, 40)!r}, expected {_NAMES[kind]}")
     if allowed is not None and value not in allowed:
-        raise InputError(f"{where}{key}: {str(value)[:40]!r} is unknown{suggestion(str(value), allowed)}")
+        raise InputError(f"{where}{key}: {shown(value, 40)!r} is unknown{suggestion(str(value), allowed)}")
     return value
 
 

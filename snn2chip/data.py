@@ -14,21 +14,25 @@ to another file is followed, and no header is believed that claims more than its
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
+import tokenize
 import warnings
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
+from snn2chip import archive, guarded
+from snn2chip.archive import shown
 from snn2chip.errors import InputError
+from snn2chip.guarded import Entry
 from snn2chip.hdf5 import more_than_stored, own_dataset
 
 Array = npt.NDArray[Any]
@@ -36,9 +40,12 @@ Array = npt.NDArray[Any]
 #: A header can claim any size; more than this is not read into memory.
 MAX_BYTES = 8 << 30
 
-_NPY_MAGIC = b"\x93NUMPY"
-# What numpy and h5py raise on malformed files.
-_BROKEN = (OSError, ValueError, TypeError, KeyError, RuntimeError, SyntaxError, EOFError, MemoryError)
+_NPY_MAGIC, _HDF5_MAGIC = b"\x93NUMPY", b"\x89HDF\r\n\x1a\n"
+#: Of an ``.npy`` header.
+_MAX_HEADER = 1 << 16
+_MAX_AXIS = 1 << 40
+# What numpy raises on malformed headers.
+_BROKEN = (*archive.BROKEN, SyntaxError, RecursionError, tokenize.TokenError)
 
 
 class Rows(Protocol):
@@ -116,7 +123,7 @@ class _Npy:
 
 @dataclass(frozen=True)
 class _Hdf5:
-    """A dataset. The file is opened for each range, so that no handle is inherited by processes started meanwhile."""
+    """A dataset. The file is opened for each range: it may be needed again in a process that was started meanwhile."""
 
     path: Path
     name: str
@@ -124,11 +131,11 @@ class _Hdf5:
     dtype: np.dtype[Any]
 
     def read(self, first: int, last: int) -> Array:
-        try:
-            with h5py.File(self.path, "r") as file:
-                return np.asarray(_dataset(self.path, file, self.name)[first:last])
-        except _BROKEN as error:
-            raise _unreadable(self.path, error) from error
+        with _opened(self.path) as file:
+            entry = _dataset(self.path, file, file.root, self.name)
+            if entry.shape != self.shape or entry.dtype != self.dtype:
+                raise InputError(f"{self.path}: {self.name} has been changed since it was opened")
+            return file.values(0, self.name, entry, first, last)
 
 
 @dataclass(frozen=True)
@@ -197,7 +204,7 @@ def open_data(path: str | os.PathLike[str]) -> Data:
     try:
         with file.open("rb") as stream:
             head = stream.read(len(_NPY_MAGIC))
-        hdf5 = bool(h5py.is_hdf5(file))
+            hdf5 = _is_hdf5(stream)
     except OSError as error:
         raise _unreadable(file, error) from error
     if hdf5:
@@ -225,21 +232,58 @@ def load_npz(path: str | os.PathLike[str]) -> tuple[Array, Array | None]:
         InputError: missing, not an ``.npz``, without ``x``, larger than memory allows, or not numbers.
     """
     file = Path(path)
+    found = read_npz(file, ("x", "y"))
+    if "x" not in found:
+        raise InputError(f"{file}: has no array x, only {', '.join(found) or 'nothing'}")
+    x, y = found["x"], found.get("y")
+    of_arrays(x, y, str(file))  # checks them
+    return x, y
+
+
+def read_npz(path: str | os.PathLike[str], wanted: Sequence[str] | None = None) -> dict[str, Array]:
+    """Arrays of numbers of an ``.npz`` file, without unpickling.
+
+    Args:
+        wanted: names of those to read, where they are there; the names of others come without values, as empty arrays,
+            where none of them is there. None reads all.
+
+    Raises:
+        InputError: missing, not an ``.npz``, larger than memory allows, or not numbers.
+    """
+    file = Path(path)
     if not file.is_file():
         raise InputError(f"{file}: no such file")
     try:
-        with zipfile.ZipFile(file) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-        if size > MAX_BYTES:
-            raise InputError(f"{file}: {size} bytes unpacked, limit {MAX_BYTES}; save it as a folder of .npy")
-        with np.load(file, allow_pickle=False) as arrays:
-            if "x" not in arrays:
-                raise InputError(f"{file}: has no array x, only {', '.join(arrays.files) or 'nothing'}")
-            x, y = arrays["x"], arrays.get("y")
-    except (*_BROKEN, zipfile.BadZipFile) as error:
-        raise InputError(f"{file}: cannot be read as .npz ({_first_line(error)})") from error
-    of_arrays(x, y, str(file))  # checks them
-    return x, y
+        with archive.opened(file) as members:
+            names = {name.removesuffix(".npy"): name for name in members.members if name.endswith(".npy")}
+            chosen = [name for name in names if wanted is None or name in wanted]
+            if not chosen:
+                return {shown(name): np.empty(0) for name in list(names)[:8]}
+            size = sum(members.size(names[name]) for name in chosen)
+            if size > MAX_BYTES:
+                raise InputError(f"{file}: {size} bytes unpacked, limit {MAX_BYTES}; save it as a folder of .npy")
+            return {name: _array(file, name, members.read(names[name])) for name in chosen}
+    except archive.Refused as error:
+        raise InputError(f"{file}: cannot be read as .npz ({error})") from error
+
+
+def _array(file: Path, name: str, content: bytearray) -> Array:
+    where = f"{file}: {shown(name)}"
+    stream = io.BytesIO(memoryview(content)[: _MAX_HEADER + 16])
+    try:
+        shape, fortran, dtype, offset = _header(stream)
+    except _BROKEN as error:
+        raise InputError(f"{file}: cannot be read as .npz ({shown(name)}: {_first_line(error)})") from error
+    if dtype.hasobject or dtype.kind not in "biuf" or (shape and min(shape) < 0):
+        raise InputError(f"{where} has shape {shown(shape)} and type {shown(str(dtype))}, expected numbers")
+    if math.prod(shape) * dtype.itemsize != len(content) - offset:
+        raise InputError(
+            f"{file}: cannot be read as .npz ({shown(name)}: {len(content) - offset} bytes of data, but shape "
+            f"{shown(shape)} and type {dtype})"
+        )
+    if math.prod(shape) == 0:
+        return np.empty((0,), dtype) if max(shape) > _MAX_AXIS else np.empty(shape, dtype)
+    return np.ndarray(shape, dtype, content, offset, order="F" if fortran else "C")
 
 
 def _checked(name: str, x: Rows | None, y: Rows | None) -> Data:
@@ -253,7 +297,7 @@ def _checked(name: str, x: Rows | None, y: Rows | None) -> Data:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+    return shown((str(error).splitlines() or [type(error).__name__])[0], 120)
 
 
 def _unreadable(path: Path, error: BaseException) -> InputError:
@@ -294,48 +338,79 @@ def _shard(path: Path) -> _Shard:
     if not path.is_file():  # a pipe would block
         raise InputError(f"{path}: not a file")
     try:
-        with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about headers that Python 2 wrote
-            version = np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
-            read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-            if version not in read:
-                raise InputError(f"{path}: .npy version {version}, expected 1.0 or 2.0")
-            shape, fortran, dtype = read[version](file)  # type: ignore[no-untyped-call]
-            offset, size = file.tell(), os.fstat(file.fileno()).st_size
-    except (*_BROKEN, RecursionError) as error:
+        with path.open("rb") as file:
+            shape, fortran, dtype, offset = _header(file)
+            size = os.fstat(file.fileno()).st_size
+    except _BROKEN as error:
         raise InputError(f"{path}: cannot be read as .npy ({_first_line(error)})") from error
     if dtype.hasobject or dtype.kind not in "biuf" or not shape or min(shape) < 0:
-        raise InputError(f"{path}: shape {shape} and type {dtype}, expected numbers [N, ...]")
+        raise InputError(f"{path}: shape {shown(shape)} and type {shown(str(dtype))}, expected numbers [N, ...]")
     if fortran and len(shape) > 1:
         raise InputError(f"{path}: in Fortran order, which cannot be streamed; save numpy.ascontiguousarray(x)")
     if math.prod(shape) * dtype.itemsize != size - offset:
         raise InputError(
-            f"{path}: {size - offset} bytes of data, but shape {shape} and type {dtype} are "
-            f"{math.prod(shape) * dtype.itemsize}"
+            f"{path}: {size - offset} bytes of data, but shape {shown(shape)} and type {dtype} are "
+            f"{shown(math.prod(shape) * dtype.itemsize)}"
         )
     return _Shard(path, offset, shape, dtype)
 
 
-def _hdf5(path: Path) -> tuple[_Hdf5, _Hdf5 | None]:
+def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Shape, whether in Fortran order, type and length of the header of an ``.npy`` file; raises one of _BROKEN."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about headers that Python 2 wrote
+        version = np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in read:
+            raise ValueError(f".npy version {version}, expected 1.0 or 2.0")
+        start = file.tell()
+        if int.from_bytes(file.read(2 * version[0]), "little") > _MAX_HEADER:
+            raise ValueError(f"a header of more than {_MAX_HEADER} bytes")
+        file.seek(start)
+        shape, fortran, dtype = read[version](file)  # type: ignore[no-untyped-call]
+    return tuple(int(n) for n in shape), fortran, dtype, file.tell()
+
+
+def _is_hdf5(file: BinaryIO) -> bool:
+    """Whether the signature stands at the start, or behind a user block."""
+    place, size = 0, file.seek(0, os.SEEK_END)
+    while place < size:
+        file.seek(place)
+        if file.read(len(_HDF5_MAGIC)) == _HDF5_MAGIC:
+            return True
+        place = 2 * place or 512
+    return False
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[guarded.File]:
     try:
-        with h5py.File(path, "r") as file:
-            if "x" not in list(file):
-                raise InputError(f"{path}: has no dataset x, only {', '.join(list(file)[:8]) or 'nothing'}")
-            found = {name: _dataset(path, file, name) for name in ("x", "y") if name in list(file)}
-            rows = {name: _Hdf5(path, name, dataset.shape, dataset.dtype) for name, dataset in found.items()}
-    except _BROKEN as error:
-        raise InputError(f"{path}: cannot be read as HDF5 ({_first_line(error)})") from error
+        with guarded.opened(path, "cannot be read as HDF5") as file:
+            yield file
+    except guarded.Refused as error:
+        raise InputError(f"{path}: cannot be read as HDF5 ({error})") from error
+
+
+def _hdf5(path: Path) -> tuple[_Hdf5, _Hdf5 | None]:
+    with _opened(path) as file:
+        entries = file.root
+        if "x" not in entries:
+            names = ", ".join(shown(name) for name in list(entries)[:8])
+            raise InputError(f"{path}: has no dataset x, only {names or 'nothing'}")
+        rows = {}
+        for name in ("x", "y"):
+            if name in entries:
+                entry = _dataset(path, file, entries, name)
+                assert entry.shape is not None and entry.dtype is not None  # checked there
+                rows[name] = _Hdf5(path, name, entry.shape, entry.dtype)
     return rows["x"], rows.get("y")
 
 
-def _dataset(path: Path, file: Any, name: str) -> Any:
+def _dataset(path: Path, file: guarded.File, entries: Mapping[str, Entry], name: str) -> Entry:
     """A dataset of numbers that lies in this file and can hold what it declares."""
-    dataset = own_dataset(file, name, lambda problem: InputError(f"{path}: {problem}"))
-    if dataset.shape is None or dataset.dtype.hasobject or dataset.dtype.kind not in "biuf":
-        raise InputError(
-            f"{path}: {name} has shape {dataset.shape} and type {dataset.dtype}, expected numbers [N, ...]"
-        )
-    if more_than_stored(dataset):
-        size = dataset.size * dataset.dtype.itemsize
-        raise InputError(f"{path}: {name} declares {size} bytes, more than the file can hold")
-    return dataset
+    entry = own_dataset(entries, name, lambda problem: InputError(f"{path}: {problem}"))
+    if entry.shape is None or entry.dtype is None or entry.dtype.kind not in "biuf":
+        raise InputError(f"{path}: {name} has shape {entry.shape} and type {entry.type}, expected numbers [N, ...]")
+    if more_than_stored(entry, file):
+        raise InputError(f"{path}: {name} declares {entry.bytes} bytes, more than the file can hold")
+    return entry

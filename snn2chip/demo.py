@@ -14,14 +14,16 @@ import torch
 from torch import nn
 
 from snn2chip.compiler import compile_model
+from snn2chip.data import of_arrays
 from snn2chip.early_exit import Calibrated, ExitProof, ExitRun, calibrate, simulate_exit, verify_exit
 from snn2chip.errors import CheckFailed
-from snn2chip.files import write_npz
+from snn2chip.files import write_npz, write_whole
 from snn2chip.formats import export, read
 from snn2chip.ladder import Rung, ladder
 from snn2chip.model_file import save
 from snn2chip.nn import LIF, Network, Readout
 from snn2chip.prove import Proof, prove
+from snn2chip.report import Names, Options, collect, page
 from snn2chip.simulation import simulate
 
 Array = npt.NDArray[Any]
@@ -71,6 +73,7 @@ def digits() -> tuple[Array, Array, Array, Array]:
 HELD_OUT = 247
 EXIT_EPS = 0.05
 EXIT_SAMPLES = 8
+REPORT_SAMPLES = 16
 
 
 def build(time_steps: int = 4) -> Network:
@@ -126,7 +129,7 @@ def run(
     epochs: int = 20,
     stage: Callable[[str], None] = lambda text: None,
 ) -> DemoResult:
-    """Train, save, compile, export, prove; files go to ``folder`` and replace those of an earlier demo.
+    """Train, save, compile, export, prove, report; files go to ``folder`` and replace those of an earlier demo.
 
     Args:
         samples: test images that are compared with Lava.
@@ -145,7 +148,14 @@ def run(
     fit(network, x, y, epochs)
     seconds = time.perf_counter() - began
 
-    names = {"model": "model.pt", "net": "model.net", "exit": "exit.net", "data": "test.npz", "held": "heldout.npz"}
+    names = {
+        "model": "model.pt",
+        "net": "model.net",
+        "exit": "exit.net",
+        "data": "test.npz",
+        "held": "heldout.npz",
+        "report": "report.html",
+    }
     files = {kind: folder / name for kind, name in names.items()}
     stage("saving and compiling")
     save(network, files["model"], calibration=(x[:256], y[:256]))
@@ -178,5 +188,15 @@ def run(
         scores = proof.result.expected.predictions(net)
         lava_accuracy = float((scores == test_y[:samples]).mean())
         rates["lava"] = samples / proof.result.expected.seconds
+    stage("writing the report")
+    content = collect(
+        exit_net,
+        of_arrays(test_x, test_y),
+        compiled.model.graph,
+        compiled.notes,
+        Options(proof_samples=min(samples, REPORT_SAMPLES), against=proof.against),
+        Names.of(files["exit"], files["data"], files["model"]),
+    )
+    write_whole(files["report"], page(content).encode(), force=True)
     written = {kind: str(path) for kind, path in files.items()}
     return DemoResult(rungs, proof, lava_accuracy, early, exit_run, exit_proof, rates, seconds, len(test_x), written)

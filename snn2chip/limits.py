@@ -31,4 +31,4 @@ THRESHOLD_MAX = (1 << 17) - 1
 HARDWARE_DECAY_MAX = 4095  # 12 bits
 HARDWARE_BIAS_MIN, HARDWARE_BIAS_MAX = -(1 << 12), (1 << 12) - 1  # 13 bit mantissa
 
-TARGETS = ("loihi2",)
+TARGETS = ("loihi1", "loihi2")

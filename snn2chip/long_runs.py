@@ -20,24 +20,27 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from snn2chip import __version__
+from snn2chip._version import NEEDS, __version__, newer
+from snn2chip.archive import shown
 from snn2chip.chip import ChipNet
-from snn2chip.data import MAX_BYTES, Data
+from snn2chip.data import MAX_BYTES, Data, Rows
 from snn2chip.errors import EnvironmentFailure, InputError, UsageError
 from snn2chip.files import check_absent, write_npz
+from snn2chip.sample_tree import SampleTree
 from snn2chip.simulation import Simulation, faster_backend, simulate
 from snn2chip.traces import Mode, Record, encode
 
 Array = npt.NDArray[Any]
 
-FORMAT = "snn2chip run 1"
+_KIND, _VERSION = "snn2chip run", 1
+FORMAT = f"{_KIND} {_VERSION}"
 #: What one chunk may take, roughly: messages, their copies, and traces that are kept.
 CHUNK_BYTES = 256 << 20
 #: Where state passes from sample to sample, everything is one chunk.
@@ -96,6 +99,7 @@ def simulate_data(
     force: bool = False,
     progress: Progress | None = None,
     chunk_bytes: int = CHUNK_BYTES,
+    parts: Callable[[int], Iterator[Part]] | None = None,
     **options: Any,
 ) -> Outcome:
     """Simulate ``net`` on data of any size in bounded memory.
@@ -110,6 +114,8 @@ def simulate_data(
         force: overwrite the target.
         progress: called after each chunk.
         chunk_bytes: roughly what a chunk may take.
+        parts: called with the number of samples, gives the results of all of them in order: others have simulated,
+            here is only written. An unfinished run begins anew.
         options: passed on to the simulator; they change no result.
 
     Raises:
@@ -134,42 +140,181 @@ def simulate_data(
         "record": {"spikes": sorted(record.spikes), "states": sorted(record.states)},
         "version": __version__,
     }
-    seconds, overhead = 0.0, 0.0
+    if parts is not None:
+        with _sink(target, force, net, settings) as sink:
+            return _joined(net, data, sink, total, parts(total), tell)
     size = largest if mode != "isolated" else min(FIRST_CHUNK, largest)
     with _sink(target, force, net, settings) as sink:
         resumed_at = _check_done(sink, data, largest, total, tell)
         if backend == "auto" and resumed_at < total:
             first = encode(net, data.read(0, min(FIRST_CHUNK, total))[0])
             backend = faster_backend(net, first, mode, record, samples=total, **options)
-        saved = time.monotonic()
-        while (low := sink.tally.done) < total:
-            began, high = time.perf_counter(), min(low + size, total)
-            try:
-                x, y = sink.read(data, low, high)
-                result = simulate(net, x, y, backend, mode, record, **options)
-            except InputError as error:
-                raise InputError(f"{error} (in samples {low} to {high - 1})" if low else str(error)) from error
-            sink.write(low, total, _arrays(net, result, record))
-            sink.tally = sink.tally.plus(result, high, y, sink.sha256())
-            size = _next_size(high - low, result, largest)
-            seconds += result.traces.seconds
-            overhead += time.perf_counter() - began - result.traces.seconds
-            if time.monotonic() - saved > CHECKPOINT_SECONDS:
-                sink.checkpoint()
-                saved = time.monotonic()
-            tell("simulating", high, total)
+        seconds, overhead = _simulated(net, data, backend, mode, record, sink, total, size, largest, tell, options)
         sink.finish()
-        tally = sink.tally
-    return Outcome(
+    return _outcome(backend, total, resumed_at, data, sink.tally, seconds, overhead)
+
+
+def _simulated(
+    net: ChipNet,
+    data: Data,
+    backend: str,
+    mode: Mode,
+    record: Record,
+    sink: _Sink,
+    total: int,
+    size: int,
+    largest: int,
+    tell: Progress,
+    options: Mapping[str, Any],
+) -> tuple[float, float]:
+    """What the sink does not have yet; seconds of the simulation and of the rest."""
+    seconds, overhead, saved = 0.0, 0.0, time.monotonic()
+    while (low := sink.tally.done) < total:
+        began, high = time.perf_counter(), min(low + size, total)
+        try:
+            x, y = sink.read(data, low, high)
+            result = simulate(net, x, y, backend, mode, record, **options)
+        except InputError as error:
+            raise InputError(f"{error} (in samples {low} to {high - 1})" if low else str(error)) from error
+        sink.write(low, total, _arrays(net, result, record))
+        traces, correct = result.traces, 0 if y is None else int((result.predictions == y).sum())
+        sink.tally = sink.tally.plus(traces.spikes_per_step, traces.operations_per_step, correct, high, sink.sha256())
+        size = _next_size(high - low, result, largest)
+        seconds += traces.seconds
+        overhead += time.perf_counter() - began - traces.seconds
+        if time.monotonic() - saved > CHECKPOINT_SECONDS:
+            sink.checkpoint()
+            saved = time.monotonic()
+        tell("simulating", high, total)
+    return seconds, overhead
+
+
+def _outcome(
+    backend: str, total: int, resumed_at: int, data: Data, tally: _Tally, seconds: float, overhead: float
+) -> Outcome:
+    accuracy = tally.correct / total if data.classes else None
+    return Outcome(backend, total, resumed_at, accuracy, tally.spikes, tally.operations, seconds, overhead)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Results of some samples, isolated.
+
+    Attributes:
+        samples: how many.
+        backend: the simulator that ran.
+        arrays: results by name, each ``[samples, ...]``, as they are written; none where nothing is.
+        correct: right predictions.
+        spikes_per_step, operations_per_step: ``[layers, W]``.
+        nodes, rest: of the :class:`~snn2chip.sample_tree.SampleTree` over these samples.
+        seconds, overhead_seconds: that they took.
+    """
+
+    samples: int
+    backend: str
+    arrays: Mapping[str, Array]
+    correct: int
+    spikes_per_step: npt.NDArray[np.int64]
+    operations_per_step: npt.NDArray[np.int64]
+    nodes: tuple[tuple[int, bytes], ...]
+    rest: bytes | None
+    seconds: float
+    overhead_seconds: float
+
+
+def simulate_part(
+    net: ChipNet,
+    data: Data,
+    first: int,
+    last: int,
+    backend: str = "event",
+    record: Record | None = None,
+    *,
+    keep: bool = True,
+    chunk_bytes: int = CHUNK_BYTES,
+    **options: Any,
+) -> Part:
+    """Simulate samples ``first`` to ``last`` (without it), isolated; what is kept is in memory.
+
+    Args:
+        first: a multiple of 16.
+        keep: whether results of each sample are kept, or counts alone.
+    """
+    record = record or Record()
+    largest = _largest_chunk(net, data, record, "isolated", last - first, chunk_bytes)
+    sink: _Sink = _Arrays("", net, SampleTree(first)) if keep else _Sink("", net, SampleTree(first))
+
+    def tell(what: str, done: int, total: int) -> None:
+        pass
+
+    own = part_of(data, first, last)
+    seconds, overhead = _simulated(
+        net, own, backend, "isolated", record, sink, last - first, largest, largest, tell, options
+    )
+    counts = sink.tally.per_step()
+    return Part(
+        last - first,
         backend,
-        total,
-        resumed_at,
-        tally.correct / total if data.classes else None,
-        tally.spikes,
-        tally.operations,
+        sink.arrays if isinstance(sink, _Arrays) else {},
+        sink.tally.correct,
+        counts["spikes_per_step"],
+        counts["operations_per_step"],
+        tuple(sink.tree.nodes),
+        sink.tree.rest,
         seconds,
         overhead,
     )
+
+
+def part_of(data: Data, first: int, last: int) -> Data:
+    """Samples ``first`` to ``last`` (without it) as data of their own; reads none of them."""
+    return replace(data, x=_Range(data.x, first, last), y=None if data.y is None else _Range(data.y, first, last))
+
+
+@dataclass(frozen=True)
+class _Range:
+    """Rows from ``first`` to ``last``, without the latter."""
+
+    rows: Rows
+    first: int
+    last: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.last - self.first, *self.rows.shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.rows.dtype
+
+    def read(self, first: int, last: int) -> Array:
+        return self.rows.read(self.first + first, self.first + last)
+
+
+def _joined(net: ChipNet, data: Data, sink: _Sink, total: int, parts: Iterator[Part], tell: Progress) -> Outcome:
+    """Write what others have simulated."""
+    sink.tally = _Tally.of(net)
+    names, backends = list(sink.tally.spikes), set()
+    seconds, overhead, saved = 0.0, 0.0, time.monotonic()
+    for part in parts:
+        low = sink.tally.done
+        sink.write(low, total, part.arrays)
+        sink.tree.join(list(part.nodes), part.rest)
+        sink.tally = sink.tally.plus(
+            dict(zip(names, part.spikes_per_step, strict=True)),
+            dict(zip(names, part.operations_per_step, strict=True)),
+            part.correct,
+            low + part.samples,
+            sink.sha256(),
+        )
+        backends.add(part.backend)
+        seconds, overhead = seconds + part.seconds, overhead + part.overhead_seconds
+        if time.monotonic() - saved > CHECKPOINT_SECONDS:
+            sink.checkpoint()
+            saved = time.monotonic()
+        tell("writing", sink.tally.done, total)
+    sink.finish()
+    return _outcome(" and ".join(sorted(backends)), total, 0, data, sink.tally, seconds, overhead)
 
 
 def check_fits(net: ChipNet, data: Data) -> None:
@@ -280,15 +425,16 @@ class _Tally:
         nothing = {layer.name: np.zeros(net.window, np.int64) for layer in net.layers}
         return _Tally(0, 0, "", nothing, nothing)
 
-    def plus(self, result: Simulation, done: int, y: Array | None, sha256: str) -> _Tally:
-        """With a chunk whose results are written."""
-        traces = result.traces
+    def plus(
+        self, spikes: Mapping[str, Array], operations: Mapping[str, Array], correct: int, done: int, sha256: str
+    ) -> _Tally:
+        """With samples whose results are written."""
         return _Tally(
             done,
-            self.correct + (0 if y is None else int((result.predictions == y).sum())),
+            self.correct + correct,
             sha256,
-            {name: counts + traces.spikes_per_step[name] for name, counts in self.spikes.items()},
-            {name: counts + traces.operations_per_step[name] for name, counts in self.operations.items()},
+            {name: counts + spikes[name] for name, counts in self.spikes.items()},
+            {name: counts + operations[name] for name, counts in self.operations.items()},
         )
 
     def per_step(self) -> dict[str, Array]:
@@ -324,9 +470,9 @@ class _Tally:
 class _Sink:
     """Where results go; here: nowhere."""
 
-    def __init__(self, name: str, net: ChipNet) -> None:
+    def __init__(self, name: str, net: ChipNet, tree: SampleTree | None = None) -> None:
         self.name, self.tally = name, _Tally.of(net)
-        self._hashes = hashlib.sha256(), hashlib.sha256()
+        self.tree = tree or SampleTree()
 
     def __enter__(self) -> _Sink:
         return self
@@ -339,7 +485,7 @@ class _Sink:
         return data.read(first, last)
 
     def sha256(self) -> str:
-        """Of what was read so far."""
+        """Of what was read so far, where that is part of the results."""
         return ""
 
     def write(self, first: int, total: int, arrays: Mapping[str, Array]) -> None:
@@ -352,14 +498,18 @@ class _Sink:
         """All samples are done."""
 
 
-class _Npz(_Sink):
-    """An ``.npz`` file, in memory until the run is finished."""
+class _Arrays(_Sink):
+    """Memory; what was read becomes part of the tree."""
 
-    def __init__(self, path: Path, force: bool, net: ChipNet) -> None:
-        super().__init__(str(path), net)
-        check_absent(path, force)
-        self.path, self.force = path, force
+    def __init__(self, name: str, net: ChipNet, tree: SampleTree | None = None) -> None:
+        super().__init__(name, net, tree)
         self.arrays: dict[str, Array] = {}
+
+    def read(self, data: Data, first: int, last: int) -> tuple[Array, Array | None]:
+        """Samples, in order."""
+        x, y = data.read(first, last)
+        self.tree.add(x, y)
+        return x, y
 
     def write(self, first: int, total: int, arrays: Mapping[str, Array]) -> None:
         """Keep them."""
@@ -370,6 +520,19 @@ class _Npz(_Sink):
             self.arrays = {name: np.empty((total, *array.shape[1:]), array.dtype) for name, array in arrays.items()}
         for name, array in arrays.items():
             self.arrays[name][first : first + len(array)] = array
+
+
+class _Npz(_Arrays):
+    """An ``.npz`` file, in memory until the run is finished."""
+
+    def __init__(self, path: Path, force: bool, net: ChipNet) -> None:
+        super().__init__(str(path), net)
+        check_absent(path, force)
+        self.path, self.force = path, force
+
+    def read(self, data: Data, first: int, last: int) -> tuple[Array, Array | None]:
+        """Samples, in order."""
+        return data.read(first, last)
 
     def finish(self) -> None:
         """Write the file, whole."""
@@ -426,7 +589,12 @@ class _Folder(_Sink):
             return None
         except (OSError, ValueError, RecursionError):
             return None
-        return content if isinstance(content, dict) and content.get("format") == FORMAT else None
+        if not isinstance(content, dict):
+            return None
+        found = re.fullmatch(rf"{_KIND} (\d{{1,6}})", str(content.get("format")))
+        if found is not None and int(found[1]) > _VERSION:
+            raise InputError(f"{self.path / _RUN}: {newer(int(found[1]), _VERSION, content.get('needs'))}")
+        return content if content.get("format") == FORMAT else None
 
     def _continue(self, found: dict[str, Any]) -> None:
         settings = found.get("settings")
@@ -467,14 +635,12 @@ class _Folder(_Sink):
     def read(self, data: Data, first: int, last: int) -> tuple[Array, Array | None]:
         """Samples, in order: what they contained is part of the run."""
         x, y = data.read(first, last)
-        for state, array in zip(self._hashes, (x, y), strict=True):
-            if array is not None:
-                state.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        self.tree.add(x, y)
         return x, y
 
     def sha256(self) -> str:
         """Of x and y that were read so far."""
-        return hashlib.sha256(b"".join(state.digest() for state in self._hashes)).hexdigest()
+        return self.tree.sha256()
 
     def write(self, first: int, total: int, arrays: Mapping[str, Array]) -> None:
         """Into the files, at their place."""
@@ -535,7 +701,7 @@ class _Folder(_Sink):
 
     def _save(self, finished: bool) -> None:
         tally = self.tally
-        content: dict[str, Any] = {"format": FORMAT, "finished": finished, "settings": self.settings}
+        content: dict[str, Any] = {"format": FORMAT, "needs": NEEDS, "finished": finished, "settings": self.settings}
         content["layers"] = list(self.layers)
         if finished:
             kinds = [f"spikes/{name}" for name in self.settings["record"]["spikes"]]
@@ -604,5 +770,5 @@ def _write_at(handle: int, array: Array, offset: int) -> None:
 
 
 def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = shown(value if isinstance(value, str) else json.dumps(value), 61)
     return text if len(text) <= 60 else text[:12]

@@ -1,8 +1,9 @@
 """``model.pt``: a graph, its tensors and calibration samples in one file that loads with ``weights_only=True``.
 
-Layout: a dict with ``format`` ("snn2chip.model"), ``version``, ``time_steps``, ``nodes`` (a list of dicts: ``type``,
-then the fields of that node of :mod:`snn2chip.graph`; arrays are tensors, float32 where that is exact, integers of the
-chip int32), ``readout``, ``inexact``, and ``calibration`` (None, or ``x`` and ``y``, ``y`` possibly None).
+Layout: a dict with ``format`` ("snn2chip.model"), ``version``, ``needs`` (the oldest snn2chip that reads it),
+``time_steps``, ``nodes`` (a list of dicts: ``type``, then the fields of that node of :mod:`snn2chip.graph`; arrays
+are tensors, float32 where that is exact, integers of the chip int32), ``readout``, ``inexact``, and ``calibration``
+(None, or ``x`` and ``y``, ``y`` possibly None).
 """
 
 from __future__ import annotations
@@ -10,9 +11,6 @@ from __future__ import annotations
 import io
 import math
 import os
-import pickle
-import warnings
-import zipfile
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -22,8 +20,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from snn2chip import chip
+from snn2chip import archive, chip, torch_file
 from snn2chip import graph as graphs
+from snn2chip._version import NEEDS, newer
 from snn2chip.errors import InputError, UsageError
 from snn2chip.files import write_whole
 from snn2chip.frontends import EXAMPLES, Layout, capture, layout_of
@@ -31,6 +30,9 @@ from snn2chip.graph import Graph, InputKind, Node
 
 FORMAT, VERSION = "snn2chip.model", 1
 Array = npt.NDArray[Any]
+#: No module path is longer.
+MAX_NAME = 500
+MAX_STEPS = 1 << 24
 
 _NODE_TYPES: dict[str, type[Node]] = {
     kind.__name__: kind
@@ -159,6 +161,7 @@ def save(
     content = {
         "format": FORMAT,
         "version": VERSION,
+        "needs": NEEDS,
         "time_steps": model.graph.time_steps,
         "nodes": [_entry(node) for node in model.graph.nodes],
         "readout": model.graph.readout,
@@ -185,52 +188,68 @@ def load(path: str | os.PathLike[str], trust_pickle: bool = False) -> Model | nn
         return content
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path}: not a snn2chip model; write one with snn2chip.save(module, path, example_input=x)")
-    if not isinstance(content.get("version"), int) or content["version"] > VERSION:
-        raise InputError(f"{path}: format version {content.get('version')}, this snn2chip reads up to {VERSION}")
+    version = content.get("version")
+    if type(version) is not int or version < 1:
+        raise InputError(f"{path}: damaged model (version)")
+    if version > VERSION:
+        raise InputError(f"{path}: {newer(version, VERSION, content.get('needs'))}")
     try:
         nodes = tuple(_load_node(entry) for entry in content["nodes"])
         hints = get_type_hints(Graph)
         kept = {name: content[name] for name in ("readout", "inexact") if name in content}
         graph = Graph(
             nodes,
-            int(content["time_steps"]),
+            _steps(content["time_steps"]),
             **{name: _load_field(name, hints[name], value) for name, value in kept.items()},
         )
         graph.shapes()
         calibrated = content.get("calibration") or {}
         x, y = (None if calibrated.get(key) is None else calibrated[key].numpy() for key in ("x", "y"))
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise InputError(f"{path}: damaged model ({type(error).__name__}: {error})") from error
+        raise InputError(f"{path}: {archive.shown(str(error), 600)}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RuntimeError) as error:
+        raise InputError(f"{path}: damaged model ({archive.shown(f'{type(error).__name__}: {error}', 200)})") from error
     return Model(graph, x, y)
 
 
 def _read(path: Path, trust_pickle: bool) -> Any:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    with path.open("rb") as file:
-        pickled = file.read(1) == b"\x80"  # the first byte of every pickle since protocol 2
-    if not zipfile.is_zipfile(path) and not pickled:
-        raise InputError(
-            f"{path}: not a file of torch.save; write one with snn2chip.save(module, path, example_input=x)"
-        )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns about what it refuses; the error below says it
-            return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
-    except Exception as error:  # torch.load raises whatever the bytes provoke
-        if pickled or isinstance(error, pickle.UnpicklingError):
+        if trust_pickle:
+            return torch.load(path, map_location="cpu", weights_only=False)
+        with path.open("rb") as file:
+            start = file.read(1)
+        if start == b"\x80":  # the first byte of every pickle since protocol 2
+            raise torch_file.Foreign("a pickle")
+        if not torch_file.is_torch_file(path):
             raise InputError(
-                f"{path}: contains pickled Python objects, which can run any code when loaded; write the model with "
-                "snn2chip.save(module, path, example_input=x), or give --trust-pickle if you trust its author"
-            ) from error
-        raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0][:200]})") from error
+                f"{path}: not a file of torch.save; write one with snn2chip.save(module, path, example_input=x)"
+            )
+        return torch_file.read(path)
+    except torch_file.Foreign as error:
+        raise InputError(
+            f"{path}: contains pickled Python objects ({error}), which can run any code when loaded; write the model "
+            "with snn2chip.save(module, path, example_input=x), or give --trust-pickle if you trust its author"
+        ) from error
+    except InputError:
+        raise
+    except Exception as error:  # torch.load raises whatever the bytes provoke
+        reason = archive.shown(str(error) or type(error).__name__, 200)
+        raise InputError(f"{path}: cannot be read ({reason})") from error
+
+
+def _steps(value: Any) -> int:
+    if type(value) is not int or not 1 <= value <= MAX_STEPS:
+        raise InputError(f"time_steps is {archive.shown(value)}, expected 1 to {MAX_STEPS}")
+    return value
 
 
 def _load_node(entry: dict[str, Any]) -> Node:
     entry = dict(entry)
     name = entry.get("name")
+    if type(name) is not str or not name.isprintable() or len(name) > MAX_NAME:
+        raise InputError(f"a node is called {archive.shown(name)!r}, expected at most {MAX_NAME} printable characters")
     kind = _NODE_TYPES.get(entry.pop("type"))
     if kind is None:
         raise InputError(f"{name}: unknown node type, the file is from a newer version or damaged")
@@ -238,12 +257,17 @@ def _load_node(entry: dict[str, Any]) -> Node:
     values = {
         f.name: _load_field(f"{name}: {f.name}", hints[f.name], entry[f.name]) for f in fields(kind) if f.name in entry
     }
+    for what, least in (("kernel", 1), ("stride", 1), ("dilation", 1), ("groups", 1), ("padding", 0)):
+        numbers = values.get(what, least)
+        if min(numbers if isinstance(numbers, tuple) else (numbers,)) < least:
+            raise InputError(f"{name}: {what} is {archive.shown(numbers)}, expected at least {least}")
     return kind(**values)
 
 
 def _load_field(what: str, hint: Any, value: Any) -> Any:
     """``value`` as the field's type, or an :class:`InputError`."""
-    if "ndarray" in str(hint) and "chip" not in str(hint) and not isinstance(value, float | int):
+    shown = str(hint).lower()  # of an array "NDArray[...]" where numpy has it as an alias, else "numpy.ndarray[...]"
+    if "ndarray" in shown and "chip" not in shown and not isinstance(value, float | int):
         if value is None and type(None) in get_args(hint):
             return None
         if not isinstance(value, Tensor) or value.is_complex() or not torch.isfinite(value).all():
@@ -269,7 +293,7 @@ def _load_field(what: str, hint: Any, value: Any) -> Any:
     else:
         fits = type(value) is hint
     if not fits:
-        raise InputError(f"{what}: unexpected value {str(value)[:80]!r}")
+        raise InputError(f"{what}: unexpected value {archive.shown(value, 80)!r}")
     return value
 
 

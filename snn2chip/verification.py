@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from snn2chip import limits
 from snn2chip.chip import ChipNet, Dense, Layer, Neuron
+from snn2chip.errors import LavaError
 from snn2chip.simulation import simulate
 from snn2chip.traces import Mode, Record, Traces
 
+if TYPE_CHECKING:
+    from snn2chip.long_runs import Progress
+
 Array = npt.NDArray[Any]
+
+#: Samples that one of Lava's jobs gets at least, so that starting it is worth it.
+JOB_SAMPLES = 8
+#: What a round takes at least, seconds, and long enough that starting the simulator takes at most ``OVERHEAD_SHARE``.
+ROUND_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -75,6 +87,9 @@ def verify(
     against: str = "lava",
     backend: str = "event",
     mode: Mode = "isolated",
+    *,
+    progress: Progress | None = None,
+    skip: int = 0,
     **options: Any,
 ) -> Verification:
     """Compare two simulators on data: every layer, step and neuron, spikes, u and v.
@@ -83,30 +98,87 @@ def verify(
         x: ``[N, T, *input_shape]``, or ``[N, *input_shape]``, static.
         against: the simulator that is right by definition.
         backend: the simulator that is checked.
+        progress: called with the simulator that runs, and how many samples it has done. Isolated samples are then
+            simulated in rounds, so that there is something to tell; results are the same.
+        skip: samples at the beginning that are not compared: what they leave behind explains a difference in the next.
         options: passed on to ``against``.
 
     Raises:
         LavaError: Lava is missing, failed or timed out.
     """
     record = Record.everything(net)
-    found = simulate(net, x, backend=backend, mode=mode, record=record).traces
-    expected = simulate(net, x, backend=against, mode=mode, record=record, **options).traces
-    return compare(net, expected, found)
+    if progress is None or mode != "isolated":
+        found = simulate(net, x, backend=backend, mode=mode, record=record).traces
+        expected = simulate(net, x, backend=against, mode=mode, record=record, **options).traces
+    else:
+        found = _in_rounds(net, x, backend, record, progress, {})
+        expected = _in_rounds(net, x, against, record, progress, options)
+    return compare(net, expected, found, skip)
 
 
-def compare(net: ChipNet, expected: Traces, found: Traces) -> Verification:
-    """Compare two recordings of everything."""
+def _in_rounds(
+    net: ChipNet, x: Array, backend: str, record: Record, progress: Progress, options: Mapping[str, Any]
+) -> Traces:
+    """Isolated samples, some at a time: first as many as give each processor the share that Lava's jobs have."""
+    from snn2chip.long_runs import OVERHEAD_SHARE  # which opens data files; a comparison needs none
+
+    began, timeout = time.monotonic(), options.get("timeout")
+    rounds: list[Traces] = []
+    done, size = 0, JOB_SAMPLES * (os.cpu_count() or 1)
+    while done < len(x) or not rounds:
+        progress(backend, done, len(x) if size < len(x) else 0)  # a single round tells nothing until it ends
+        left = {} if timeout is None else {"timeout": max(timeout - (time.monotonic() - began), 0.0)}
+        try:
+            part = simulate(net, x[done : done + size], backend=backend, record=record, **{**options, **left}).traces
+        except LavaError as error:
+            if timeout is None or not done or time.monotonic() - began < timeout:
+                raise
+            raise LavaError(f"Lava: {done} of {len(x)} samples after {timeout:g} s; use fewer, or more time") from error
+        rounds.append(part)
+        done += size
+        wanted = max(ROUND_SECONDS, part.overhead_seconds / OVERHEAD_SHARE)
+        size = max(1, int(size * wanted / max(part.seconds, 1e-9)))
+    return joined(rounds)
+
+
+def joined(rounds: Sequence[Traces]) -> Traces:
+    """Traces of samples one after the other as one."""
+    if len(rounds) == 1:
+        return rounds[0]
+    first = rounds[0]
+
+    def kept(kind: str) -> dict[str, Array]:
+        return {name: np.concatenate([getattr(part, kind)[name] for part in rounds]) for name in getattr(first, kind)}
+
+    def summed(kind: str) -> dict[str, Array]:
+        return {name: np.sum([getattr(part, kind)[name] for part in rounds], 0) for name in getattr(first, kind)}
+
+    return Traces(
+        kept("spikes"),
+        kept("u"),
+        kept("v"),
+        summed("spikes_per_step"),
+        summed("operations_per_step"),
+        sum(part.seconds for part in rounds),
+        sum(part.overhead_seconds for part in rounds),
+    )
+
+
+def compare(net: ChipNet, expected: Traces, found: Traces, skip: int = 0) -> Verification:
+    """Compare two recordings of everything, but for the first ``skip`` samples."""
     spikes, states = {}, {}
     first: Divergence | None = None
     samples = 0
     for layer in net.layers:
         name = layer.name
-        samples = len(expected.spikes[name])
+        samples = len(expected.spikes[name]) - skip
         different = {
             "u": expected.u[name] != found.u[name],
             "v": expected.v[name] != found.v[name],
             "spike": expected.spikes[name] != found.spikes[name],
         }
+        for values in different.values():
+            values[:skip] = False
         spikes[name] = int(different["spike"].sum())
         states[name] = int(different["u"].sum()) + int(different["v"].sum())
         if first is None and (spikes[name] or states[name]):

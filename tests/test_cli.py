@@ -260,7 +260,7 @@ def bad_cases(folder: Path, tmp: Path) -> dict[str, tuple[int, str, list[Any]]]:
         "empty folder of data": (3, "neither x.npy", ["simulate", net, tmp / "folder", "-o", tmp / "out"]),
         "folder of others as output": (2, "exists already", ["simulate", net, data, "-o", folder, "--force"]),
         "no x": (3, "no array x", ["simulate", net, data_of(None, y=[1])]),
-        "objects": (3, "cannot be read", ["simulate", net, data_of(objects)]),
+        "objects": (3, "type object, expected numbers", ["simulate", net, data_of(objects)]),
         "text data": (3, "type <U1", ["simulate", net, data_of(np.full((2, 1, 8, 8), "a"))]),
         "data of another shape": (3, "shape (3, 1, 8, 9)", ["simulate", net, data_of(np.zeros((3, 1, 8, 9)))]),
         "NaN data": (3, "NaN", ["simulate", net, data_of(np.full((3, 1, 8, 8), np.nan))]),

@@ -19,7 +19,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 def test_demo_reaches_lava(tmp_path: Path) -> None:
     stages: list[str] = []
     result = demo.run(tmp_path, samples=3, epochs=4, stage=stages.append)
-    assert [stage.split()[0] for stage in stages] == ["training", "saving", "simulating", "comparing"]
+    assert [stage.split()[0] for stage in stages] == ["training", "saving", "simulating", "comparing", "writing"]
     float_accuracy, chip_accuracy = (result.rungs[rung].accuracy for rung in ("float", "chip"))
     assert float_accuracy is not None
     assert chip_accuracy is not None
@@ -40,6 +40,9 @@ def test_demo_reaches_lava(tmp_path: Path) -> None:
     else:
         assert result.proof.against == "lava"
         assert result.lava_accuracy is not None
+    html = Path(result.files["report"]).read_text("utf-8")
+    assert f"{100 * float_accuracy:.2f} → {100 * chip_accuracy:.2f}" in html
+    assert ("Equal to Lava" in html) == (result.proof.against == "lava")
     net = s2c.read(result.files["net"])
     with np.load(result.files["data"]) as data:
         assert s2c.simulate(net, data["x"], data["y"]).accuracy == chip_accuracy

@@ -391,7 +391,7 @@ def test_refused_by_the_exporter_and_no_samples(folder: Path) -> None:
 def test_an_interrupt_waits_until_a_worker_is_known(late: bool) -> None:
     reached = False
     with pytest.raises(KeyboardInterrupt):
-        with lava._interrupts_later():
+        with lava.interrupts_later():
             if not late:
                 signal.raise_signal(signal.SIGINT)
             reached = True

@@ -164,6 +164,7 @@ def test_layout(tmp_path: Path) -> None:
         "layer/5/neuron/iDecay": "i4 (3,)",
         "layer/5/neuron/vDecay": "i4 ()",
         "snn2chip/format": "i4 ()",
+        "snn2chip/needs": "S5 ()",
         "attributes": "[]",
     }
 
@@ -417,7 +418,7 @@ def change_metadata(**changes: Any) -> Callable[[h5py.File, Path], None]:
         (damage_cycle, "layer 1: neuron: type is missing"),
         (damage_gap, "layer: 1 is missing"),
         (damage_metadata, "snn2chip: metadata are malformed"),
-        (damage_version, "format 2 was written by a newer snn2chip"),
+        (damage_version, "format 2 needs snn2chip"),
         (change_metadata(layers=[]), "metadata say nothing about layer 1"),
         (change_metadata(layers=[{"index": 1, "name": 5}]), "metadata are malformed"),
         (change_metadata(layers=[{"index": 1, "name": "two\nlines"}]), "metadata are malformed"),

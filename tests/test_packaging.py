@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,9 +13,19 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 import pytest
+import yaml
+
+import snn2chip
+from snn2chip._version import NEEDS
 
 ROOT = Path(__file__).parents[1]
-PACKAGING = ("pyproject.toml", "README.md", "LICENSE")
+#: What an environment, a build or a tool leaves in a checkout.
+LEFT = (".git", ".venv*", "__pycache__", "*.egg-info", "build", "dist", "demo", "site", ".hypothesis", ".*_cache")
+#: Files at the top of the checkout that the sdist holds.
+TOP = {
+    *(".gitignore", ".python-version", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in"),
+    *("Makefile", "README.md", "constraints.txt", "mkdocs.yml", "pyproject.toml"),
+}
 SOURCES = ("snn2chip", "exporters", "simulators")
 TARGETS = ("snn2chip.exporters", "snn2chip.simulators")
 
@@ -31,12 +42,18 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what is packaged: building leaves files behind."""
-    copy = tmp_path_factory.mktemp("checkout")
-    for name in SOURCES:
-        shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in PACKAGING:
-        shutil.copy(ROOT / name, copy)
+    """A copy of what git holds: building leaves files behind."""
+    copy = tmp_path_factory.mktemp("source") / "checkout"
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode:  # an unpacked sdist
+        shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns(*LEFT))
+        return copy
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_symlink() or (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, copy / name, follow_symlinks=False)
     return copy
 
 
@@ -86,10 +103,54 @@ def test_the_wheel_holds_each_source_file_once_under_its_package(checkout: Path,
     assert any(PurePosixPath(name).match("*.dist-info/licenses/LICENSE") for name in names)
 
 
-def test_the_sdist_holds_the_folders_as_the_checkout_does(distributions: Path) -> None:
+def test_the_wheel_says_that_it_is_typed(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        assert archive.read("snn2chip/py.typed") == b""
+
+
+def test_the_sdist_is_the_checkout(checkout: Path, distributions: Path) -> None:
+    """All that building and testing need: each file of git, but links, and what packaging adds."""
     with tarfile.open(next(distributions.glob("*.tar.gz"))) as archive:
-        names = {str(PurePosixPath(*PurePosixPath(name).parts[1:])) for name in archive.getnames()}
-    assert {*PACKAGING, *(f"{name}/__init__.py" for name in SOURCES)} <= names
+        names = {str(PurePosixPath(*PurePosixPath(entry.name).parts[1:])) for entry in archive if entry.isfile()}
+    elsewhere = ("build/", "snn2chip.egg-info/", "snn2chip/exporters/", "snn2chip/simulators/")
+    files = {path.relative_to(checkout).as_posix() for path in checkout.rglob("*/*") if path.is_file()}
+    expected = {name for name in files if not name.startswith(elsewhere)} | TOP
+    assert {name for name in names if not name.startswith(elsewhere)} == expected | {"PKG-INFO", "setup.cfg"}
+
+
+def test_one_version(wheel: Path) -> None:
+    """In the package, its metadata, the citation, and as semantic versions are."""
+    version = snn2chip.__version__
+    assert re.fullmatch(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?", version)
+    assert wheel.name == f"snn2chip-{version}-py3-none-any.whl"
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+    assert (
+        f"[{version}]" in (ROOT / "CHANGELOG.md").read_text() or "[Unreleased]" in (ROOT / "CHANGELOG.md").read_text()
+    )
+    assert tuple(map(int, NEEDS.split("."))) <= tuple(map(int, version.split("-")[0].split(".")))
+
+
+def test_the_citation_is_valid() -> None:
+    """What version 1.2.0 of the Citation File Format requires, and the kinds of what we use."""
+    content = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    known = {"cff-version", "message", "type", "title", "abstract", "authors", "version", "license", "keywords"}
+    assert set(content) == known | {"references"}
+    assert (content["cff-version"], content["type"]) == ("1.2.0", "software")
+    assert content["authors"] == [{"name": "The snn2chip developers"}]
+    assert content["license"] == "BSD-3-Clause"
+    assert all(isinstance(word, str) for word in content["keywords"])
+    for work in content["references"]:
+        assert set(work) == {"type", "title", "authors", "year", "doi"}
+        assert (work["type"], type(work["year"])) == ("article", int)
+        assert re.fullmatch(r"10\.48550/arXiv\.\d{4}\.\d{5}", work["doi"])
+        assert all(set(person) == {"family-names", "given-names"} for person in work["authors"])
+
+
+def test_the_methods_of_training_are_cited() -> None:
+    cited = (ROOT / "CITATION.cff").read_text()
+    named = re.findall(r"arXiv (\d{4}\.\d{5})", (ROOT / "docs/training.md").read_text())
+    assert len(named) >= 5
+    assert all(number in cited for number in named), named
 
 
 def test_the_installed_command_answers(installed: Path, tmp_path: Path) -> None:

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from snn2chip.demo import digits
 from snn2chip.errors import UnsupportedError, UsageError
 from snn2chip.nn import IF, LIF, SURROGATES, Network, Readout, SpikingNeuron, spike
+from snn2chip.nn.network import over_time
 from snn2chip.training import losses, observe
 from snn2chip.training.augment import AUGMENTATIONS, augmentation
 from snn2chip.training.events import saccades
 from snn2chip.training.models import conv, mlp
 from snn2chip.training.records import LayerRecord, neurons_of
-from snn2chip.training.single_step import potential_noise, with_time_steps
+from snn2chip.training.single_step import potential_noise, with_own_statistics, with_time_steps
 from snn2chip.training.teacher import (
     activation_scales,
     activations,
@@ -263,6 +264,20 @@ def test_noise_is_added_in_training_alone() -> None:
     assert longer.steps(x).shape[1] == 5
     assert network.time_steps == 1
     assert torch.equal(longer[0].weight, network[0].weight)
+
+
+def test_batch_norms_take_the_statistics_of_all_steps() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(4, 50), LIF(), nn.Linear(50, 20), nn.BatchNorm1d(20), LIF(), Readout(20, 2)]
+    network = Network(*layers, input_shape=(4,), time_steps=5).train()
+    x = 3 * torch.rand(60, 4)
+    converted = with_own_statistics(network, x)
+    with torch.no_grad():
+        seen = over_time(layers[:3], x[:, None].expand(-1, 5, -1)).flatten(0, 1)
+    assert torch.allclose(converted[3].running_mean, seen.mean(0), atol=1e-5)
+    assert torch.allclose(converted[3].running_var, seen.var(0), atol=1e-5)
+    assert converted[3].momentum == network[3].momentum == 0.1
+    assert torch.equal(network[3].running_mean, torch.zeros(20))
 
 
 def relu_network() -> Network:

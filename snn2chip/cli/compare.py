@@ -4,36 +4,56 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from snn2chip.cli import output
+from snn2chip.cli import options, output
 from snn2chip.cli.app import common, print_json
-from snn2chip.deployment import compare
-from snn2chip.deployment.compare import Comparison, Row
 from snn2chip.errors import CheckFailed, UsageError
 from snn2chip.hardware import BOARDS
 
+if TYPE_CHECKING:
+    from snn2chip.deployment.compare import Comparison, Row
 
-@click.command("compare")
-@click.argument("results", type=click.Path(path_type=Path))
-@click.option("--bundle", type=click.Path(path_type=Path), help="The bundle [default: the folder that RESULTS lie in].")
+
+EPILOG = """
+Examples:
+  snn2chip compare bundle/results
+  snn2chip compare results/ --bundle bundle/ --profile power.csv \\
+      --board kapoho-bay
+
+Exit codes: 0 equal but for known differences, 1 something else differs
+"""
+
+
+@options.command("compare", EPILOG)
+@options.argument("results", options.File(".npz"), "Folder that the bundle's run.py wrote.")
 @click.option(
-    "--profile",
-    type=click.Path(path_type=Path),
-    help="Measurements, .npz or .csv [default: RESULTS/profile.npz or .csv].",
+    "--bundle",
+    type=options.File(file_okay=False),
+    metavar="FOLDER",
+    help="The bundle.  [default: the folder that RESULTS lie in]",
 )
 @click.option(
-    "--board", type=click.Choice(sorted(BOARDS)), help="Board that power was measured on: its chips share it."
+    "--profile",
+    type=options.File(".npz", ".csv"),
+    metavar="FILE",
+    help="Measured power and time, .npz or .csv.  [default: RESULTS/profile.npz or .csv]",
+)
+@click.option(
+    "--board", type=options.Name(sorted(BOARDS)), help="Board that power was measured on: its chips share it."
 )
 @common
 def command(results: Path, bundle: Path | None, profile: Path | None, board: str | None, as_json: bool) -> None:
     """Compare what a bundle's run left in RESULTS with the simulators, layer by layer.
 
     Known differences between the chip and the simulators are named and do not count. Power and time, where they were
-    measured, stand beside the energy model. Exit code 1 where anything else differs.
+    measured, stand beside the energy model.
     """
+
+    from snn2chip.deployment import compare
+
     folder = compare.opened(results, bundle)
     if profile is None:
         there = (folder.results / name for name in compare.PROFILES)

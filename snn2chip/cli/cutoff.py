@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy.typing as npt
 
 from snn2chip import hardware
 from snn2chip.chip import ChipNet, ExitPolicy
-from snn2chip.cli import output
+from snn2chip.cli import clustering, options, output
 from snn2chip.cli.app import common, print_json
-from snn2chip.data import open_data
-from snn2chip.early_exit import Calibrated, LevelCost, calibrate, detach, level_costs
 from snn2chip.errors import InputError, UsageError
 from snn2chip.files import check_absent
 from snn2chip.formats import export, read
-from snn2chip.quantise import Choice
+
+if TYPE_CHECKING:
+    from snn2chip.cli.progress import Tell
+    from snn2chip.early_exit import Calibrated, LevelCost
+    from snn2chip.quantise import Choice
 
 Array = npt.NDArray[Any]
 
@@ -26,38 +29,74 @@ POLICIES = ("margin", "threshold", "softmax", "first-spike", "patience")
 FORMS = ("pairs", "ladder", "band", "host")
 COST_SAMPLES = 500  # held-out samples that costs are measured on
 
-EPILOG = """\b
-Policies: margin (top 1 - top 2), threshold (top 1), softmax (guaranteed confidence, with --eps),
-first-spike, patience (same leader for k steps).
+EPILOG = """
+Policies:
+  margin       the best class leads the second by a threshold
+  threshold    the best class has reached a threshold
+  softmax      the softmax of the best class is surely above 1 - EPS
+  first-spike  the first class that spikes
+  patience     the same class has led for so many steps
 
-\b
-Forms of the circuit (default: the exact one):
+Forms of the circuit:
   pairs   a detector for each pair of classes, C(C - 1)
-  ladder  softmax alone: several detectors for each pair, so that less is lost than with one gap for all
-  band    threshold alone: 2C detectors; class i decides if it reaches m and all others stay below
+  ladder  softmax alone: several detectors for each pair, less is lost
+  band    threshold alone: 2C detectors; class i decides if it reaches m and
+          all others stay below
   host    no circuit: the rule is applied to the readout, outside of the chip
 
-\b
 Examples:
   snn2chip cutoff model.net heldout.npz --max-drop 0.5 -o exit.net
   snn2chip cutoff model.net heldout.npz --eps 0.01
-  snn2chip cutoff model.net heldout.npz --policy margin --policy patience --max-latency 8
+  snn2chip cutoff model.net heldout.npz --policy margin --policy patience \\
+      --max-latency 8
+
+Exit codes: 0 fine, 1 no threshold reaches the aim
 """
 
 
-@click.command("cutoff", epilog=EPILOG)
-@click.argument("net", type=click.Path(path_type=Path))
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option("--max-drop", type=click.FloatRange(0, 100), help="Points of accuracy that may be lost, at most.")
-@click.option("--eps", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Softmax confidence 1 - EPS.")
-@click.option("--max-latency", type=click.FloatRange(1), help="Mean steps until the answer has left the chip.")
-@click.option("--policy", "policies", type=click.Choice(POLICIES), multiple=True, help="Repeatable [default: margin].")
-@click.option("--form", type=click.Choice(FORMS), help="Of the circuit, see below.")
-@click.option("--confidence", type=click.FloatRange(0.5, 1, max_open=True), default=0.95, show_default=True)
-@click.option("--logit", type=click.FloatRange(0, min_open=True), help="Integers per logit [default: fitted to DATA].")
-@click.option("--samples", type=click.IntRange(1), help="Only the first N samples.")
-@click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="Write the network with its exit.")
-@click.option("--force", is_flag=True, help="Overwrite the output.")
+@options.command(
+    "cutoff",
+    EPILOG,
+    {
+        "Aim (one of these)": ("max_drop", "eps", "max_latency"),
+        "Rule": ("policies", "form", "confidence", "logit"),
+        "Output": ("target", "force"),
+        **clustering.SECTION,
+    },
+)
+@options.net_argument("The network, a NetX file; an exit that it has is replaced.")
+@options.data_argument("Samples x and classes y that took part in neither training nor tests.")
+@options.max_drop_option("Accuracy that may be lost, at most, in points.")
+@options.eps_option("Softmax confidence that is guaranteed: more than 1 - EPS.")
+@click.option(
+    "--max-latency", type=click.FloatRange(1), metavar="STEPS", help="Mean steps until the answer has left the chip."
+)
+@click.option(
+    "--policy",
+    "policies",
+    type=options.Name(POLICIES),
+    multiple=True,
+    help="When to stop, see below; of several the best is taken.  [default: margin; softmax with --eps]",
+)
+@click.option("--form", type=options.Name(FORMS), help="Form of the circuit, see below.  [default: the exact one]")
+@click.option(
+    "--confidence",
+    type=click.FloatRange(0.5, 1, max_open=True),
+    metavar="P",
+    default=0.95,
+    show_default=True,
+    help="Probability with which the drop stays within its bound.",
+)
+@click.option(
+    "--logit",
+    type=click.FloatRange(0, min_open=True),
+    metavar="X",
+    help="Integers of evidence per unit of logit.  [default: fitted to DATA]",
+)
+@options.samples_option()
+@options.output_option(options.NET, "Write the network with its exit.")
+@options.force_option()
+@clustering.cluster_options
 @common
 def command(
     net: Path,
@@ -72,20 +111,39 @@ def command(
     samples: int | None,
     target: Path | None,
     force: bool,
+    cluster: str | None,
+    workers: int | None,
+    journal: Path | None,
     as_json: bool,
 ) -> None:
-    """Choose when NET may stop early, on held-out DATA (x and y), and write NET with the circuit that decides.
+    """Choose when NET may stop early, on held-out DATA, and write NET with the circuit that decides.
 
-    DATA must be neither training nor test data. The drop is bounded at the confidence asked for; where DATA are too few
-    for that, the error says how many are missing (exit code 1).
+    The drop is bounded at the confidence asked for; where DATA are too few for that, the error says how many are
+    missing.
     """
+
+    from snn2chip.data import open_data
+    from snn2chip.early_exit import calibrate, level_costs
+
+    if sum(aim is not None for aim in (max_drop, eps, max_latency)) != 1:
+        raise UsageError("cutoff: give one aim: --max-drop POINTS, --eps EPS or --max-latency STEPS")
     if target is not None:
         check_absent(target, force)
+    on = clustering.chosen(cluster, workers, journal, target, "isolated")
     network = read(net)
-    x, y = open_data(data).read(0, samples)
-    if y is None:
+    opened = open_data(data)
+    if opened.y is None:
         raise InputError(f"{data}: no classes y; they are needed to measure the drop")
-    with output.working("Calibrating", as_json):
+    total = len(opened) if samples is None else min(samples, len(opened))
+    x, _ = opened.read(0, total if on is None else min(total, COST_SAMPLES))
+    y = opened.y.read(0, total)
+    with contextlib.ExitStack() as stack:
+        tell = stack.enter_context(output.working("Calibrating", as_json))
+        seeing: dict[str, Any] = {}
+        if on is not None:
+            from snn2chip.cluster.shards import observing_shards
+
+            seeing["observing"] = stack.enter_context(observing_shards(net, data, on, samples=samples, progress=tell))
         found = calibrate(
             network,
             x,
@@ -98,10 +156,15 @@ def command(
             confidence=confidence,
             logit=logit,
             energy=True,
+            progress=tell,
+            **seeing,
         )
+        tell("costs of stopping", 0, 0)
         costs = level_costs(found.net, x[:COST_SAMPLES])
     if target is not None:
         export(found.net, target, force=force)
+    if on is not None:
+        on.finished()
     if as_json:
         print_json({**exit_json(found, costs), "file": None if target is None else str(target)})
         return
@@ -137,6 +200,9 @@ def exit_json(found: Calibrated, costs: tuple[LevelCost, ...]) -> dict[str, Any]
 
 def added_cores(net: ChipNet) -> int:
     """Cores that the circuit takes."""
+
+    from snn2chip.early_exit import detach
+
     target = hardware.target_of(net.target)
     whole, bare = (len(hardware.place(which, target).cores) for which in (net, detach(net)))
     return whole - bare
@@ -144,6 +210,9 @@ def added_cores(net: ChipNet) -> int:
 
 def print_exit(found: Calibrated, costs: tuple[LevelCost, ...]) -> None:
     """Tables of thresholds and of the levels of stopping."""
+
+    from snn2chip.early_exit import detach
+
     rule, chosen, console = found.net.exit, found.chosen, output.out()
     assert rule is not None
     shown = found.curve[:: max(1, len(found.curve) // 12)]
@@ -161,7 +230,7 @@ def print_exit(found: Calibrated, costs: tuple[LevelCost, ...]) -> None:
                 f"{point.operations:,.0f}",
                 "-" if point.energy is None else f"{1e6 * point.energy:.2f} uJ",
             )
-            for point in (*shown, *(() if chosen in shown else (chosen,)))
+            for point in sorted({*shown, chosen}, key=lambda point: -point.threshold)
         ],
     )
     full = found.net.time_steps
@@ -169,8 +238,8 @@ def print_exit(found: Calibrated, costs: tuple[LevelCost, ...]) -> None:
         f"{rule.policy} ({rule.form}), threshold {chosen.threshold}: {chosen.mean_steps:.2f} of {full} steps, "
         f"{chosen.mean_latency_steps:.2f} of {full + detach(found.net).depth} until the answer has left the chip; "
         f"accuracy {output.percent(chosen.accuracy)} of {output.percent(found.accuracy_full)} on {found.samples} "
-        f"samples, drop at most {output.percent(chosen.drop_upper_bound)} at {found.confidence:.0%} confidence; "
-        f"{1 - chosen.exited:.1%} never confident",
+        f"samples, drop at most {output.percent(chosen.drop_upper_bound)} at {100 * found.confidence:g} % confidence; "
+        f"{100 * (1 - chosen.exited):.1f} % never confident",
         markup=False,
     )
     if found.loss.scale != 1:
@@ -215,12 +284,16 @@ def exit_of(
     eps: float | None,
     choices: Sequence[Choice],
     used: int,
+    progress: Tell | None = None,
 ) -> Calibrated:
     """The exit of a network that was just compiled, on calibration samples beyond the ``used`` ones that chose scales.
 
     Raises:
         UsageError: there are none.
     """
+
+    from snn2chip.early_exit import calibrate
+
     if y is None or len(x) <= used:
         raise UsageError(
             f"--exit: needs classes, and samples beyond the first {used}, which choose the scales; give "
@@ -229,4 +302,4 @@ def exit_of(
     x, y = x[used:], y[used:]
     logit = choices[-1].weight_scale if choices and net.readout.kind == "potential" else None
     drop = None if max_drop is None else max_drop / 100
-    return calibrate(net, x, y, (policy,), max_drop=drop, eps=eps, logit=logit, energy=True)
+    return calibrate(net, x, y, (policy,), max_drop=drop, eps=eps, logit=logit, energy=True, progress=progress)

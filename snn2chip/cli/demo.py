@@ -6,34 +6,38 @@ from pathlib import Path
 
 import click
 
-from snn2chip import demo
-from snn2chip.cli import output
+from snn2chip.cli import options, output
 from snn2chip.cli.app import common, print_json
 from snn2chip.cli.verify import print_exit_proof
 
+EPILOG = """
+Examples:
+  snn2chip demo
+  snn2chip demo --folder /tmp/demo --samples 8
+"""
 
-@click.command("demo")
+
+@options.command("demo", EPILOG)
 @click.option(
     "--folder",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=options.File(file_okay=False),
+    metavar="FOLDER",
     default=Path("demo"),
     show_default=True,
-    help="Where files go.",
+    help="Where files go; they replace those of an earlier demo.",
 )
-@click.option(
-    "--samples", type=click.IntRange(1), default=64, show_default=True, help="Test images to compare with Lava."
-)
+@options.samples_option("Test images to compare with Lava.", default=64)
 @common
 def command(folder: Path, samples: int, as_json: bool) -> None:
     """Train a small convolutional SNN on handwritten digits, export it, and prove it against Lava.
 
-    Takes about a minute. Files go to ./demo and replace those of an earlier demo.
+    Takes about a minute.
     """
+    with output.working("Loading torch", as_json):
+        from snn2chip import demo
 
-    def stage(text: str) -> None:
-        output.err.print(f"- {text}", markup=False)
-
-    result = demo.run(folder, samples, stage=stage)
+    with output.working("Demo", as_json) as tell:
+        result = demo.run(folder, samples, stage=tell)
     proof, run = result.proof, result.exit_run
     if as_json:
         print_json(
@@ -68,7 +72,9 @@ def command(folder: Path, samples: int, as_json: bool) -> None:
         return
     output.out().print(f"\ntrained in {result.seconds:.0f} s")
     output.print_ladder(result.rungs, f"on {result.test_images} test images")
+    output.out().print()
     output.table(("simulator", "images/s"), [(name, f"{rate:,.0f}") for name, rate in result.rates.items()])
+    output.out().print()
     if proof.note:
         output.out().print(proof.note, style="yellow", markup=False)
     output.print_verification(proof.result, proof.against, proof.backend)
@@ -80,16 +86,17 @@ def command(folder: Path, samples: int, as_json: bool) -> None:
         f"{took.full_chip}",
         markup=False,
     )
+    output.out().print()
     print_exit_proof(result.exit_proof)
     files = result.files
-    output.out().print(
+    output.command(
         f"\nFiles: {', '.join(files.values())}\n"
+        f"Open:  {files['report']}\n"
         f"Next:  snn2chip inspect {files['net']}\n"
         f"       snn2chip simulate {files['net']} {files['data']}\n"
         f"       snn2chip simulate {files['exit']} {files['data']} --exit stopped\n"
         f"       snn2chip cutoff {files['net']} {files['held']} --max-drop 2\n"
-        f"       snn2chip verify {files['net']} {files['data']} --source {files['model']}",
-        markup=False,
+        f"       snn2chip verify {files['net']} {files['data']} --source {files['model']}"
     )
 
 

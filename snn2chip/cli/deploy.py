@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,33 +9,51 @@ import click
 import numpy as np
 
 from snn2chip.chip import ChipNet
-from snn2chip.cli import output
+from snn2chip.cli import options, output
 from snn2chip.cli.app import common, print_json
-from snn2chip.data import open_data
+from snn2chip.cli.choices import GENERATIONS
 from snn2chip.deployment.circuit import Circuit, gated
 from snn2chip.deployment.rolled import rolled
-from snn2chip.errors import CheckFailed, LavaError, LavaMissing, UsageError
-from snn2chip.exporters import bundle as bundles
+from snn2chip.errors import LavaMissing, UsageError
 from snn2chip.formats import read
 from snn2chip.simulation import check_classes
 from snn2chip.traces import encode
 
 Array = Any
 
-EPILOG = """\b
+EPILOG = """
 Examples:
   snn2chip deploy model.net -o bundle/ --data test.npz
   snn2chip deploy model.net -o bundle/ --data test.npz --lava-module
   cd bundle && python run.py
+
+Exit codes: 0 fine, 1 Lava does not do what is expected; nothing is left
 """
 
 
-@click.command("deploy", epilog=EPILOG)
-@click.argument("net", type=click.Path(path_type=Path))
-@click.option("-o", "--output", "target", type=click.Path(path_type=Path), required=True, help="Folder to write.")
-@click.option("--data", type=click.Path(path_type=Path), help="Samples to check it with [default: random input].")
-@click.option("--samples", type=click.IntRange(1, 4096), default=8, show_default=True, help="How many of them.")
-@click.option("--window", type=click.IntRange(1), help="Steps between two resets [default: the next power of two].")
+@options.command(
+    "deploy",
+    EPILOG,
+    {
+        "Network": ("window", "module", "gates"),
+        "Samples": ("data", "samples"),
+        "Lab": ("partition", "generation"),
+        "Check": ("verify", "timeout"),
+    },
+)
+@options.net_argument()
+@options.output_option(options.File(file_okay=False), "Folder to write.", "FOLDER", required=True)
+@options.force_option("Replace a bundle that is there.")
+@click.option("--data", type=options.SAMPLES, metavar="DATA", help="Samples to check it with.  [default: random input]")
+@click.option(
+    "--samples",
+    type=click.IntRange(1, 4096),
+    metavar="N",
+    default=8,
+    show_default=True,
+    help="How many of them, 1 to 4096.",
+)
+@options.window_option("[default: the next power of two]")
 @click.option(
     "--lava-module",
     "module",
@@ -44,20 +61,17 @@ Examples:
     help="A plain Lava module instead of NetX; convolutions that subtract their threshold stay convolutions.",
 )
 @click.option("--gated", "gates", is_flag=True, help="Let the early exit hold hidden layers down; a Lava module.")
-@click.option("--partition", default="oheogulch", show_default=True, help="SLURM partition of the lab.")
+@click.option("--partition", metavar="NAME", default="oheogulch", show_default=True, help="SLURM partition of the lab.")
 @click.option(
     "--loihi-gen",
     "generation",
-    type=click.Choice(bundles.GENERATIONS),
+    type=options.Name(GENERATIONS),
     default="N3B3",
     show_default=True,
     help="Chip generation of the lab's board.",
 )
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Run the bundle in Lava before it is left.")
-@click.option(
-    "--timeout", type=click.FloatRange(0, min_open=True), default=600.0, show_default=True, help="For that, s."
-)
-@click.option("--force", is_flag=True, help="Replace a bundle that is there.")
+@options.timeout_option(600.0)
 @common
 def command(
     net: Path,
@@ -79,6 +93,8 @@ def command(
     It needs lava-nc and lava-dl, not snn2chip. The README in it has the exact commands. A bundle that does not do in
     Lava what is expected is not left behind.
     """
+    from snn2chip.exporters import bundle as bundles
+
     network = bundles.widened(read(net), window)
     subject: ChipNet | Circuit = network
     if gates:
@@ -88,7 +104,18 @@ def command(
         subject = rolled(network)
         network = subject.net
     messages, y = _messages(network, data, samples)
-    with output.working("Writing the bundle", as_json):
+    notes: list[str] = []
+
+    def prove(part: Path) -> None:
+        """Before the folder takes its place: a bundle that fails is not left behind, nor has it replaced another."""
+        if not verify:
+            return
+        try:
+            bundles.prove(part, timeout, name=target, scratch=part.parent)
+        except LavaMissing as error:
+            notes.append(f"not run in Lava: {error}")
+
+    with output.working("Writing the bundle" + (" and running it in Lava" if verify else ""), as_json):
         written = bundles.write(
             subject,
             target,
@@ -98,22 +125,13 @@ def command(
             partition=partition,
             generation=generation,
             force=force,
+            check_first=prove,
         )
-    note = "not run in Lava (--no-verify)"
-    proven = False
-    if verify:
-        try:
-            with output.working("Running the bundle in Lava", as_json):
-                bundles.prove(target, timeout)
-            proven, note = (
-                True,
-                f"Lava's simulator does what is expected: {written.samples} samples, every layer and step",
-            )
-        except LavaMissing as error:
-            note = f"not run in Lava: {error}"
-        except (CheckFailed, LavaError):
-            shutil.rmtree(target)
-            raise
+    proven = verify and not notes
+    if proven:
+        note = f"Lava's simulator does what is expected: {written.samples} samples, every layer and step"
+    else:
+        note = notes[0] if notes else "not run in Lava (--no-verify)"
     if as_json:
         print_json(
             {
@@ -140,6 +158,9 @@ def command(
 
 def _messages(net: ChipNet, data: Path | None, samples: int) -> tuple[Array, Array | None]:
     """Messages ``[N, T, *input_shape]`` and classes."""
+
+    from snn2chip.data import open_data
+
     if data is not None:
         x, y = open_data(data).read(0, samples)
         if not len(x):

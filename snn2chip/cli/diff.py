@@ -6,18 +6,25 @@ from pathlib import Path
 
 import click
 
-from snn2chip.cli import output
+from snn2chip.cli import options, output
 from snn2chip.cli.app import common, print_json
 from snn2chip.differences import differences
 from snn2chip.formats import read
 
+EPILOG = """
+Examples:
+  snn2chip diff model.net other.net
 
-@click.command("diff")
-@click.argument("first", type=click.Path(path_type=Path))
-@click.argument("second", type=click.Path(path_type=Path))
+Exit codes: 0 equal, 1 something differs
+"""
+
+
+@options.command("diff", EPILOG)
+@options.argument("first", options.NET, "A NetX file.")
+@options.argument("second", options.NET, "Another one.")
 @common
 def command(first: Path, second: Path, as_json: bool) -> None:
-    """Say in which layers and parameters two NetX files differ, and by how much (exit code 1; equal: 0)."""
+    """Say in which layers and parameters two NetX files differ, and by how much."""
     found = differences(read(first), read(second))
     if as_json:
         print_json({"equal": not found, "differences": [vars(one) for one in found]})
@@ -30,6 +37,6 @@ def command(first: Path, second: Path, as_json: bool) -> None:
             largest = "-" if one.largest is None else str(one.largest)
             mean = "-" if one.mean is None else f"{one.mean:.4g}"
             rows.append((one.layer or "(network)", one.what, one.first, one.second, changed, largest, mean))
-        output.table(("layer", "parameter", first.name, second.name, "differ", "largest", "mean"), rows)
+        output.table(("layer", "parameter", first.name, second.name, "differ", "largest", "mean"), rows, names=2)
     if found:
         click.get_current_context().exit(1)

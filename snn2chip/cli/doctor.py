@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import sys
 
-import click
-
-from snn2chip.cli import output
+from snn2chip.cli import options, output
 from snn2chip.cli.app import common, print_json
 from snn2chip.doctor import examine
 from snn2chip.errors import EnvironmentFailure
 
+EPILOG = """
+Examples:
+  snn2chip doctor
+  snn2chip doctor --json > report.json
 
-@click.command("doctor")
+Exit codes: 0 the reference and the event simulator work, 5 they do not
+"""
+
+
+@options.command("doctor", EPILOG)
 @common
 def command(as_json: bool) -> None:
-    """Say what is installed, run a small network on every backend, and say what to do where that fails.
-
-    Exit code 0 where the reference and the event simulator work, 5 where not.
-    """
+    """Say what is installed, run a small network on every backend, and say what to do where that fails."""
     with output.working("Running a small network on every backend", as_json):
         found = examine()
     if as_json:

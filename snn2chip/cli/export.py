@@ -3,41 +3,46 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from snn2chip.cli import output
+from snn2chip.cli import options, output
 from snn2chip.cli.app import common, fail, print_json
+from snn2chip.cli.choices import NIR_DIALECTS, RESETS, ROUNDINGS
 from snn2chip.cli.cutoff import COST_SAMPLES, POLICIES, check_aim, exit_json, exit_of, print_exit
 from snn2chip.cli.inspect import print_findings
-from snn2chip.compiler import compile_model
-from snn2chip.config import Config, load_config
-from snn2chip.data import load_npz
-from snn2chip.early_exit import level_costs
 from snn2chip.errors import CheckFailed, InputError, UsageError
 from snn2chip.files import check_absent, whole_file
 from snn2chip.formats import export, read
-from snn2chip.frontends.nir import RESETS
-from snn2chip.frontends.nir_dialects import NAMES
-from snn2chip.hardware import TARGETS, check, require, target_of
-from snn2chip.ladder import ladder
+from snn2chip.hardware import RULES, TARGETS, check, require, target_of
 from snn2chip.prove import prove
-from snn2chip.quantise import Widths, bounds, label_warning
-from snn2chip.quantise.network import ROUNDINGS
 
-EXAMPLES = """\b
+if TYPE_CHECKING:
+    from snn2chip.config import Config
+    from snn2chip.quantise import Widths
+
+EPILOG = """
 Examples:
   snn2chip export model.pt
   snn2chip export model.pt -o net.net --calibration samples.npz --bits 4
-  snn2chip export weights.pt --factory mynets:make --calibration samples.npz
-  snn2chip export model.pt --calibration heldout.npz --exit margin --max-drop 0.5
-  snn2chip export model.nir --nir-dialect snntorch --reset subtract --calibration samples.npz
+  snn2chip export model.pt --bits auto --max-drop 0.5
+  snn2chip export weights.pt --factory mynets:make --calibration data.npz
+  snn2chip export model.pt --calibration heldout.npz --exit margin \\
+      --max-drop 0.5
+  snn2chip export model.nir --nir-dialect snntorch --reset subtract \\
+      --calibration samples.npz
+
+Exit codes: 0 fine, 1 verification failed or the aim is out of reach,
+4 the network has no form on the chip, 5 Lava failed
 """
 
 
 def _configured(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> Config | None:
     """The options of a file, as defaults: what is given on the command line wins."""
+
+    from snn2chip.config import load_config
+
     if path is None:
         return None
     try:
@@ -61,17 +66,68 @@ def _configured(ctx: click.Context, parameter: click.Parameter, path: Path | Non
     return config
 
 
-@click.command("export", epilog=EXAMPLES)
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="File to write [default: MODEL.net].")
-@click.option("--calibration", type=click.Path(path_type=Path), help="Samples (.npz with x, y) to choose scales with.")
+def _passes() -> list[str]:
+    from snn2chip.passes import PASSES
+
+    return [one.name for one in PASSES]
+
+
+def _rules() -> list[str]:
+    return [f"{target_of(name).prefix}-{rule.name}" for name in TARGETS for rule in RULES]
+
+
+@options.command(
+    "export",
+    EPILOG,
+    {
+        "Model": ("calibration", "layout", "factory", "trust_pickle"),
+        "NIR files": ("nir_dialect", "dt", "reset", "time_steps"),
+        "Weights": ("bits", "budget_cores", "rounding", "scales", "per_neuron"),
+        "Network": ("analog_input", "resets", "window", "approximate", "skip", "chip", "allow"),
+        "Early exit": ("policy", "max_drop", "eps"),
+        "Verification": ("verify", "samples", "timeout"),
+    },
+)
+@options.argument("model", options.MODEL, "A .pt of snn2chip.save, a state dict with --factory, or a NIR file.")
+@options.output_option(options.NET, "File to write.  [default: MODEL.net]")
+@options.force_option()
 @click.option(
     "--config",
-    type=click.Path(path_type=Path),
+    type=options.File(".yaml", ".yml"),
+    metavar="FILE",
     is_eager=True,
     callback=_configured,
-    help="YAML file of `snn2chip init`; other options win over it.",
+    help="YAML file of `snn2chip init`; options given here win over it.",
 )
+@click.option(
+    "--calibration",
+    type=options.NPZ,
+    metavar="FILE",
+    help="Samples to choose scales with, an .npz with x and y.  [default: those in MODEL]",
+)
+@click.option(
+    "--layout",
+    type=options.Name(["TN", "NT", "N..T", "N"]),
+    help="Where a module keeps time in its input: first, after the batch, last, nowhere.  [default: as its library]",
+)
+@click.option("--factory", metavar="PACKAGE.MODULE:FUNCTION", help="Makes the module whose state dict MODEL is.")
+@click.option(
+    "--trust-pickle", is_flag=True, help="Read a pickled module. It can run any code: only from people you trust."
+)
+@click.option(
+    "--nir-dialect",
+    type=options.Name(NIR_DIALECTS),
+    default="auto",
+    show_default=True,
+    help="Whose conventions the file follows.",
+)
+@click.option("--dt", type=options.SECONDS, metavar="SECONDS", help="Length of a time step.  [default: the dialect's]")
+@click.option(
+    "--reset",
+    type=options.Name(RESETS),
+    help="Reset of the neurons: when their framework does it, or in the step of the spike (-now).",
+)
+@click.option("--time-steps", type=options.COUNT, metavar="N", help="Time steps.  [default: those of the samples]")
 @click.option(
     "--bits",
     type=click.Choice([*map(str, range(1, 9)), "auto"]),
@@ -80,77 +136,61 @@ def _configured(ctx: click.Context, parameter: click.Parameter, path: Path | Non
     metavar="1-8|auto",
     help="Width of the weights; auto: the fewest that --max-drop or --budget-cores allow.",
 )
-@click.option("--budget-cores", type=click.IntRange(1), help="Of --bits auto: cores that may be used.")
+@click.option("--budget-cores", type=options.COUNT, metavar="N", help="Cores that may be used, for --bits auto.")
 @click.option(
     "--rounding",
-    type=click.Choice(ROUNDINGS),
+    type=options.Name(ROUNDINGS),
     default="auto",
     show_default=True,
     help="To the nearest integer, or second-order, which auto does for up to six bits.",
 )
 @click.option(
-    "--resets",
-    type=click.Choice(["keep", "zero"]),
-    default="keep",
+    "--scales",
+    type=options.OneOf("search", "max", "mse", "percentile 99.9", "percentile 99.5", "percentile 98", "grid"),
+    metavar="METHOD",
+    default="search",
     show_default=True,
-    help="Keep the model's resets, or give every neuron the chip's own, which changes the network.",
-)
-@click.option(
-    "--scales", default="search", show_default=True, help="search, or one method for every layer (max, mse, ...)."
+    help="Range of the weights: search, or one method for every layer (max, mse, percentile 99.9 ...).",
 )
 @click.option("--per-neuron", is_flag=True, help="Allow each neuron a scale and threshold of its own; costs profiles.")
 @click.option(
     "--analog-input",
-    type=click.Choice(["graded", "hold"]),
+    type=options.Name(["graded", "hold"]),
     default="graded",
     show_default=True,
     help="Send analog input at each step, or once and hold it on the chip.",
 )
-@click.option("--window", type=click.IntRange(1), help="Steps between two resets [default: the time steps].")
 @click.option(
-    "--layout",
-    type=click.Choice(["TN", "NT", "N..T", "N"]),
-    help="Where a module keeps time in its input: first, after the batch, last, nowhere [default: as its library].",
-)
-@click.option("--factory", metavar="PACKAGE.MODULE:FUNCTION", help="Makes the module whose state dict MODEL is.")
-@click.option(
-    "--nir-dialect",
-    type=click.Choice(NAMES),
-    default="auto",
+    "--resets",
+    type=options.Name(["keep", "zero"]),
+    default="keep",
     show_default=True,
-    help="Whose conventions a NIR file follows.",
+    help="Keep the model's resets, or give every neuron the chip's own, which changes the network.",
 )
-@click.option("--dt", type=click.FloatRange(0, min_open=True), help="Seconds of a time step of a NIR file.")
-@click.option(
-    "--reset",
-    type=click.Choice(RESETS),
-    help="Reset of a NIR file's neurons: when their framework does it, or in the step of the spike (-now).",
-)
-@click.option("--time-steps", type=click.IntRange(1), help="Time steps of a NIR file [default: those of the samples].")
+@options.window_option("[default: the time steps]")
 @click.option("--approximate", is_flag=True, help="Allow what has no exact form; it is listed with its effect.")
-@click.option("--skip-pass", "skip", multiple=True, help="Leave out a lowering pass; repeatable.")
+@click.option(
+    "--skip-pass",
+    "skip",
+    type=options.OneOf(more=_passes),
+    metavar="PASS",
+    multiple=True,
+    help="Leave out a lowering pass; repeatable.",
+)
+@click.option("--target", "chip", type=options.Name(TARGETS), help="Chip to check it for.  [default: loihi2]")
+@click.option(
+    "--allow",
+    type=options.OneOf(more=_rules),
+    multiple=True,
+    metavar="RULE",
+    help="Export although this design rule is broken; repeatable.",
+)
+@click.option("--exit", "policy", type=options.Name(POLICIES), help="Add the circuit of an exit, see cutoff --help.")
+@options.max_drop_option("Accuracy that --exit, or --bits auto, may lose, at most, in points.")
+@options.eps_option("Softmax confidence that the exit guarantees: more than 1 - EPS.")
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Prove the written file against Lava.")
-@click.option(
-    "--samples", type=click.IntRange(1), default=16, show_default=True, help="Calibration samples to verify with."
-)
-@click.option(
-    "--timeout",
-    type=click.FloatRange(0, min_open=True),
-    default=600.0,
-    show_default=True,
-    help="Seconds that Lava may take.",
-)
-@click.option("--exit", "policy", type=click.Choice(POLICIES), help="Add the circuit of an early exit (cutoff --help).")
-@click.option("--max-drop", type=click.FloatRange(0, 100), help="Of --exit, or --bits auto: points that may be lost.")
-@click.option(
-    "--eps", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Of the exit: confidence 1 - EPS."
-)
-@click.option("--target", "chip", type=click.Choice(TARGETS), help="Chip to check it for [default: loihi2].")
-@click.option("--allow", multiple=True, metavar="ID", help="Export although this design rule is broken; repeatable.")
-@click.option("--force", is_flag=True, help="Overwrite the output.")
-@click.option(
-    "--trust-pickle", is_flag=True, help="Read a pickled module. It can run any code: only from people you trust."
-)
+@options.samples_option("Calibration samples to verify with.", default=16)
+@options.timeout_option(600.0)
 @common
 def command(
     model: Path,
@@ -187,11 +227,9 @@ def command(
 ) -> None:
     """Compile MODEL to a NetX file that lava-dl loads, and verify it.
 
-    MODEL is a .pt of snn2chip.save, a state dict with --factory, or a NIR file.
-
     Verification runs the first calibration samples in Lava and in our event simulator: every spike and state of every
     layer has to be equal, or nothing is left behind. Without Lava, two of our own simulators are compared instead, and
-    the output says so. A network that breaks a design rule of the chip is refused (exit code 4).
+    the output says so. A network that breaks a design rule of the chip is refused.
     """
     target = target or model.with_suffix(".net")
     check_absent(target, force)
@@ -199,8 +237,15 @@ def command(
     drop = config.max_drop if config is not None and config.exit.policy else max_drop if policy is None else None
     check_aim(policy, None if auto and policy is None else max_drop, eps)
     if budget_cores is not None and not auto:
-        raise UsageError("--budget-cores: belongs to --bits auto")
+        raise UsageError("--budget-cores: belongs to --bits auto; give both, or neither")
     require([], allow)  # unknown ids, before anything takes time
+    with output.working("Loading torch", as_json):
+        from snn2chip.compiler import compile_model
+        from snn2chip.data import load_npz
+        from snn2chip.early_exit import level_costs
+        from snn2chip.ladder import ladder
+        from snn2chip.quantise import bounds, label_warning
+
     data = None if calibration is None else load_npz(calibration)
     with output.working(f"Compiling {model.name}", as_json) as status:
         compiled = compile_model(
@@ -225,6 +270,7 @@ def command(
             reset=reset,
             time_steps=time_steps,
             approximate=approximate,
+            target=chip or "loihi2",
             progress=status,
         )
     net, x, y = compiled.net, compiled.model.x, compiled.model.y
@@ -232,11 +278,12 @@ def command(
         raise UsageError("calibration: the model holds no samples to verify with; give --calibration x.npz")
     bare, chosen = net, None
     if policy is not None:
-        with output.working("Calibrating the exit", as_json):
-            chosen = exit_of(net, x, y, policy, max_drop, eps, compiled.choices, compiled.used)
+        with output.working("Calibrating the exit", as_json) as status:
+            chosen = exit_of(net, x, y, policy, max_drop, eps, compiled.choices, compiled.used, status)
+            status("costs of stopping", 0, 0)
             costs = level_costs(chosen.net, x[:COST_SAMPLES])
         net = chosen.net
-    hardware = target_of(chip or net.target)
+    hardware = target_of(net.target)
     findings = check(net, hardware)
     require(findings, allow)
     with output.working("Measuring the ladder", as_json):
@@ -282,12 +329,16 @@ def command(
         return
     output.table(
         ("layer", "scale", "weights per unit", "error"),
-        [(c.layer, c.method, f"{c.weight_scale:.4g}", f"{c.error:.3%}") for c in compiled.choices],
+        [(c.layer, c.method, f"{c.weight_scale:.4g}", f"{100 * c.error:.3f} %") for c in compiled.choices],
     )
+    output.out().print()
     if compiled.widths is not None:
         print_widths(compiled.widths)
+        output.out().print()
     output.print_ladder(rungs, f"on {min(len(x), 256)} calibration samples")
+    output.out().print()
     output.print_layer_agreement(rungs)
+    output.out().print()
     for cost in compiled.costs:
         if cost.layers or cost.neurons > 0 or cost.synapses > 0:
             output.out().print(
@@ -318,8 +369,8 @@ def print_widths(widths: Widths) -> None:
     output.table(("layer", "bits"), [(name, str(bits)) for name, bits in widths.bits.items()])
     on = "samples that chose no scale" if widths.apart else "the samples that chose the scales"
     output.out().print(
-        f"bits auto: {1 - now / before:.1%} less synaptic memory than with 8 bits ({now:,} of {before:,} bytes), "
-        f"{widths.cores[0]} of {widths.cores[1]} cores; accuracy drops by {100 * widths.drop:.2f} points on "
+        f"bits auto: {output.percent(1 - now / before)} less synaptic memory than with 8 bits ({now:,} of {before:,} "
+        f"bytes), {widths.cores[0]} of {widths.cores[1]} cores; accuracy drops by {100 * widths.drop:.2f} points on "
         f"{widths.samples} {on}",
         markup=False,
     )

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
-
-from snn2chip.cli import output
+from snn2chip.cli import options, output
 from snn2chip.cli.app import common, print_json
-from snn2chip.compiler import lowered_graph
-from snn2chip.config import template
 from snn2chip.errors import UsageError
 from snn2chip.files import write_whole
 from snn2chip.passes import chip_blocks
-from snn2chip.quantise import is_integer
-from snn2chip.sources import open_source
+
+EPILOG = """
+Examples:
+  snn2chip init model.pt
+  snn2chip export model.pt --config model.yaml
+"""
 
 
-@click.command("init")
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="File to write [default: MODEL.yaml].")
-@click.option("--force", is_flag=True, help="Overwrite the output.")
+@options.command("init", EPILOG)
+@options.argument("model", options.MODEL, "The trained model, as `snn2chip export` takes it.")
+@options.output_option(options.File(".yaml"), "File to write.  [default: MODEL.yaml]")
+@options.force_option()
 @common
 def command(model: Path, target: Path | None, force: bool, as_json: bool) -> None:
     """Write a YAML file with every option of an export of MODEL, for `snn2chip export MODEL --config FILE`."""
+
+    from snn2chip.compiler import lowered_graph
+    from snn2chip.config import template
+    from snn2chip.quantise import is_integer
+    from snn2chip.sources import open_source
+
     target = target or model.with_suffix(".yaml")
     graph = open_source(model).model.graph
     if is_integer(graph):

@@ -9,20 +9,28 @@ import click
 import numpy as np
 
 from snn2chip.chip import ChipNet, Dense, InputNeurons, Layer
-from snn2chip.cli import output
+from snn2chip.cli import options, output
 from snn2chip.cli.app import common, print_json
+from snn2chip.cli.choices import LEVELS
 from snn2chip.errors import UsageError
 from snn2chip.formats import read
 from snn2chip.hardware import BOARDS, TARGETS, Board, Finding, Placement, Target, check, place, target_of
 
+EPILOG = """
+Examples:
+  snn2chip inspect model.net
+  snn2chip inspect model.net --target loihi1
+  snn2chip inspect model.net --json | jq .synaptic_memory_bytes
+"""
 
-@click.command("inspect")
-@click.argument("net", type=click.Path(path_type=Path))
-@click.option("--target", type=click.Choice(TARGETS), help="Chip to check it for [default: the network's].")
-@click.option("--board", type=click.Choice(sorted(BOARDS)), help="Board that has to hold it [default: the largest].")
+
+@options.command("inspect", EPILOG)
+@options.net_argument()
+@click.option("--target", type=options.Name(TARGETS), help="Chip to check it for.  [default: the network's]")
+@click.option("--board", type=options.Name(sorted(BOARDS)), help="Board that has to hold it.  [default: the largest]")
 @common
 def command(net: Path, target: str | None, board: str | None, as_json: bool) -> None:
-    """Show the layers, neurons and reading of NET, a NetX file, its cores, and the design rules that it breaks."""
+    """Show the layers, neurons, readout and early exit of NET, its cores, and the design rules that it breaks."""
     network = read(net)
     chip, boards = _hardware(target, board, network)
     placement = place(network, chip)
@@ -47,6 +55,7 @@ def command(net: Path, target: str | None, board: str | None, as_json: bool) -> 
                 "chips": placement.chips,
                 "synaptic_memory_bytes": placement.synaptic_memory_bytes,
                 "placement": _per_layer(placement),
+                "exit": _exit(network),
             }
         )
         return
@@ -74,15 +83,62 @@ def command(net: Path, target: str | None, board: str | None, as_json: bool) -> 
     )
     for line in network.inexact:
         output.out().print(f"inexact: {line}", markup=False)
+    _print_exit(network)
+    output.out().print()
     _print_placement(placement)
     print_findings(findings, chip)
+
+
+def _exit(net: ChipNet) -> dict[str, Any] | None:
+    """The early exit: its rule, its circuit, and the levels at which it may stop."""
+    rule = net.exit
+    if rule is None:
+        return None
+    names = [layer.name for layer in net.layers]
+    circuit = names[names.index(rule.readout) + 1 :]
+    return {
+        "policy": rule.policy,
+        "form": rule.form,
+        "thresholds": list(rule.thresholds),
+        "readout": rule.readout,
+        "classes": rule.classes,
+        "layers": circuit,
+        "levels": [level for level in LEVELS if circuit or level != "gated"],
+        "evidence_scale": list(rule.scale),
+        "calibration": dict(rule.calibration),
+    }
+
+
+def _print_exit(net: ChipNet) -> None:
+    found = _exit(net)
+    if found is None:
+        return
+    size = {layer.name: int(np.prod(layer.shape)) for layer in net.layers}
+    circuit = ", ".join(f"{name} ({size[name]} neurons)" for name in found["layers"])
+    thresholds = found["thresholds"]
+    several = f"thresholds {', '.join(map(str, thresholds))}" if len(thresholds) > 1 else f"threshold {thresholds[0]}"
+    output.out().print(
+        f"early exit: {found['policy']} ({found['form']}), {several}, of {found['classes']} classes of "
+        f"{found['readout']}; {f'circuit: {circuit}' if circuit else 'no circuit, the host applies the rule'}; levels: "
+        f"{', '.join(found['levels'])}",
+        markup=False,
+    )
+    known = found["calibration"]
+    if {"samples", "accuracy_full", "accuracy_exit", "drop_upper_bound", "confidence", "mean_steps"} <= known.keys():
+        output.out().print(
+            f"its calibration: accuracy {output.percent(known['accuracy_exit'])} of "
+            f"{output.percent(known['accuracy_full'])} on {known['samples']:.0f} samples, drop at most "
+            f"{output.percent(known['drop_upper_bound'])} at {100 * known['confidence']:g} % confidence; "
+            f"{known['mean_steps']:.2f} of {net.time_steps} steps",
+            markup=False,
+        )
 
 
 def _hardware(target: str | None, board: str | None, net: ChipNet) -> tuple[Target, Board | None]:
     """The chip, and the board where one was named, which names its chip too."""
     found = None if board is None else BOARDS[board]
     if found is not None and target not in (None, found.target):
-        raise UsageError(f"--board {board} has chips of kind {found.target}, not {target}")
+        raise UsageError(f"--board {board}: has chips of kind {found.target}, not {target}; leave --target out")
     return target_of(target or (found.target if found else net.target)), found
 
 

@@ -7,19 +7,25 @@ from pathlib import Path
 
 import click
 
-from snn2chip.cli import output
+from snn2chip.cli import options, output
 from snn2chip.cli.app import common, print_json
-from snn2chip.simulators import lava, lava_env
+
+EPILOG = """
+Examples:
+  snn2chip lava-env
+  snn2chip lava-env --folder ~/lava --python python3.10
+"""
 
 
-@click.command("lava-env")
+@options.command("lava-env", EPILOG)
 @click.option(
     "--folder",
-    type=click.Path(path_type=Path),
-    help="Where [default: $SNN2CHIP_LAVA_ENV, or lava-env in the user's data folder].",
+    type=options.File(file_okay=False),
+    metavar="FOLDER",
+    help="Where.  [default: $SNN2CHIP_LAVA_ENV, or lava-env in the user's data folder]",
 )
-@click.option("--python", help="The Python 3.10 to build on [default: look for one].")
-@click.option("--force", is_flag=True, help="Make it anew.")
+@click.option("--python", metavar="PYTHON", help="The Python 3.10 to build on.  [default: look for one]")
+@options.force_option("Make it anew if it is there.")
 @common
 def command(folder: Path | None, python: str | None, force: bool, as_json: bool) -> None:
     """Make a Python 3.10 environment with Lava (about 420 MB), for the backend lava where this Python has none.
@@ -27,6 +33,9 @@ def command(folder: Path | None, python: str | None, force: bool, as_json: bool)
     Lava's last release needs Python 3.10 and pins an old torch. The environment holds what its simulator needs and no
     torch; every other command finds it and lets Lava run there.
     """
+
+    from snn2chip.simulators import lava, lava_env
+
     target = folder or lava_env.default_folder()
     fresh = force or not lava_env.is_current(target)
     began = time.perf_counter()

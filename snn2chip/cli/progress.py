@@ -1,46 +1,108 @@
-"""A progress bar on standard error for what takes long; nothing where nobody watches."""
+"""Progress bars with the time left, on standard error, for what takes long; nothing where nobody watches."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
+from typing import TYPE_CHECKING, Protocol
 
 from snn2chip.cli import output
-from snn2chip.long_runs import Progress as Tell
 
-#: What ends sooner shows no bar.
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+#: What ends sooner shows no bar, seconds.
 PATIENCE = 2.0
 
 
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        """Samples per second, recently."""
-        return Text(f"{task.speed:,.0f} samples/s" if task.speed else "", style="progress.data.speed")
+class Tell(Protocol):
+    """What a bar is told; a :data:`snn2chip.long_runs.Progress`."""
+
+    def __call__(self, part: str, done: int = 0, total: int = 0) -> None:
+        """``done`` of ``total`` are done (0: nobody knows) of ``part``.
+
+        What follows ``: `` in ``part`` is what is worked on now; where what stands before it changes, the rate is
+        measured anew.
+        """
 
 
 @contextmanager
 def bar(quiet: bool = False) -> Iterator[Tell]:
-    """Yields what :func:`snn2chip.long_runs.simulate_data` calls after each chunk."""
-    if quiet or not output.err.is_terminal:
-        yield lambda what, done, total: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    progress = Progress(*columns, console=output.err, transient=True)
-    task = progress.add_task("starting", total=None)
-    now = ""
+    """A bar over samples, for :func:`snn2chip.long_runs.simulate_data`."""
+    with _shown("", quiet, samples=True) as tell:
+        yield tell
 
-    def tell(what: str, done: int, total: int) -> None:
-        nonlocal now
-        if what != now:
-            progress.reset(task, description=what, total=total)  # the rate of checking is not that of simulating
-            progress.update(task, completed=done)
-            now = what
-        else:
-            progress.update(task, completed=done)
+
+@contextmanager
+def working(what: str, quiet: bool = False) -> Iterator[Tell]:
+    """A bar for ``what``, which has stages; one that tells nothing shows that it goes on, and for how long."""
+    with _shown(what, quiet, samples=False) as tell:
+        yield tell
+
+
+def columns(samples: bool) -> Progress:
+    """What bars look like: description, bar, how much, and the time left, or, where that is unknown, the time so far.
+
+    Args:
+        samples: steps are samples, which are shown as a number and a rate; else as a share.
+    """
+    from rich.constrain import Constrain
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+    from rich.table import Column
+    from rich.text import Text
+
+    class Much(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            """The share; samples per second, recently."""
+            if samples:
+                return Text(f"{task.speed:,.0f} samples/s" if task.speed else "", style="progress.data.speed")
+            return Text("" if task.total is None else f"{task.percentage:3.0f} %", style="progress.percentage")
+
+    class Time(ProgressColumn):
+        max_refresh = 0.5
+
+        def render(self, task: Task) -> Text:
+            """Time left, or so far."""
+            left = task.time_remaining if task.total else None
+            seconds, word = (task.elapsed or 0.0, "so far") if left is None else (left, "left")
+            minutes, second = divmod(int(seconds), 60)
+            return Text(f"{minutes // 60}:{minutes % 60:02}:{second:02} {word}", style="progress.remaining")
+
+    class Narrower(Progress):
+        def get_renderables(self) -> Iterator[Constrain]:
+            """A bar with room for the ``^C`` that a terminal shows: wrapped, that would keep the bar there."""
+            yield Constrain(self.make_tasks_table(self.tasks), max(1, output.err.width - 3))
+
+    cut = Column(no_wrap=True, overflow="ellipsis", ratio=2)
+    return Narrower(
+        TextColumn("{task.description}", markup=False, table_column=cut),
+        BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=4, max_width=40)),
+        *([MofNCompleteColumn(table_column=Column(no_wrap=True))] if samples else []),
+        Much(table_column=Column(no_wrap=True, justify="right")),
+        Time(table_column=Column(no_wrap=True, justify="right")),
+        console=output.err,
+        transient=True,
+        expand=True,
+    )
+
+
+@contextmanager
+def _shown(what: str, quiet: bool, samples: bool) -> Iterator[Tell]:
+    if not output.seen(quiet):
+        yield _untold
+        return
+    progress = columns(samples)
+    task = progress.add_task(what or "starting", total=None)
+    stage = ""
+
+    def tell(part: str, done: int = 0, total: int = 0) -> None:
+        nonlocal stage
+        text = ": ".join(filter(None, (what, part)))
+        if part.partition(": ")[0] != stage:
+            progress.reset(task, description=text, total=total or None)  # its rate is not that of the stage before
+            stage = part.partition(": ")[0]
+        progress.update(task, description=text, completed=done, total=total or None)
 
     patience = threading.Timer(PATIENCE, progress.start)
     patience.daemon = True
@@ -51,3 +113,7 @@ def bar(quiet: bool = False) -> Iterator[Tell]:
         patience.cancel()
         patience.join()
         progress.stop()
+
+
+def _untold(part: str, done: int = 0, total: int = 0) -> None:
+    """Nobody watches."""

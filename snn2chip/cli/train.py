@@ -3,49 +3,53 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import torch
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from snn2chip.cli import output
+from snn2chip.cli import options, output
 from snn2chip.cli.app import common, print_json
+from snn2chip.cli.choices import METHODS
 from snn2chip.errors import UsageError
 from snn2chip.files import check_absent, write_whole
-from snn2chip.training import METHODS, Options, Settings, Trained, load, plan_of, train
-from snn2chip.training.deploy import save_trained
-from snn2chip.training.loop import Epoch, Update
+from snn2chip.names import meant
 
-EPILOG = """\b
+if TYPE_CHECKING:
+    from snn2chip.training import Trained
+    from snn2chip.training.loop import Epoch, Update
+
+EPILOG = """
 Data (--data):
-  digits, saccades                 bundled images, and synthetic events of them
-  torchvision:NAME:ROOT            an image data set that lies in ROOT, e.g. torchvision:CIFAR10:data/
-  tonic:NAME:ROOT                  an event data set that lies in ROOT, e.g. tonic:NMNIST:data/
-  train.npz, a folder, HDF5        x and y; --test names such a file with test samples
+  digits, saccades            bundled images, and synthetic events of them
+  torchvision:NAME:ROOT       an image data set in the folder ROOT, e.g.
+                              torchvision:CIFAR10:data/
+  tonic:NAME:ROOT             an event data set in the folder ROOT, e.g.
+                              tonic:NMNIST:data/
+  train.npz, a folder, HDF5   x and y; --test names such a file with test
+                              samples
 
-\b
 Models (--model):
-  mlp[:512-128]  conv[:16-32]  vgg[:0.5]  resnet19[:0.5]  PACKAGE.MODULE:FUNCTION
+  mlp[:512-128]  conv[:16-32]  vgg[:0.5]  resnet19[:0.5]
+  PACKAGE.MODULE:FUNCTION
 
-\b
-A run that was interrupted goes on with the same command. Several processes or machines:
+A run that was interrupted goes on with the same command. Several processes
+or machines:
   torchrun --nproc-per-node 4 --no-python snn2chip train tet ...
 
-\b
 Examples:
   snn2chip train tet --data digits -o model.pt
-  snn2chip train str --data saccades --time-steps 10 --model mlp:128 -o model.pt --log run.csv
-  snn2chip train ltl --data torchvision:MNIST:data --model conv:16-32 --augment shift -o model.pt
+  snn2chip train str --data saccades --time-steps 10 --model mlp:128 \\
+      -o model.pt --log run.csv
+  snn2chip train ltl --data torchvision:MNIST:data --model conv:16-32 \\
+      --augment shift -o model.pt
 """
-
-METHODS_HELP = "\n".join(f"{name:<8} {method.about}" for name, method in METHODS.items())
 
 
 def _configured(ctx: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
@@ -59,58 +63,222 @@ def _configured(ctx: click.Context, _parameter: click.Parameter, path: Path | No
     known = {p.name for p in ctx.command.params if isinstance(p, click.Option)} - {"config", "as_json", "debug"}
     named = {key.replace("-", "_"): value for key, value in values.items()} if isinstance(values, dict) else None
     if named is None or set(named) - known:
-        wrong = "not an object" if named is None else f"unknown {', '.join(sorted(set(named) - known))}"
+        wrong = "is no object"
+        if named is not None:
+            unknown = sorted(set(named) - known)
+            wrong = f"unknown {', '.join(unknown)}{meant(unknown[0], known)}"
         raise click.UsageError(f"--config: {path}: {wrong}; it holds options by their long names without --")
     ctx.default_map = {**(ctx.default_map or {}), **named}
     return path
 
 
-@click.command("train", epilog=EPILOG)
-@click.argument("method", type=click.Choice(list(METHODS)))
-@click.option("--data", required=True, help="What to train on, see below.")
-@click.option("--test", type=click.Path(path_type=Path), help="Test samples of data that come without.")
-@click.option("--model", default="conv", show_default=True, help="The network, see below.")
-@click.option("-o", "--output", "target", type=click.Path(path_type=Path), required=True, help="Model to write.")
-@click.option("--config", type=click.Path(path_type=Path), is_eager=True, callback=_configured, help="Options as JSON.")
-@click.option("--epochs", type=click.IntRange(1), default=20, show_default=True)
-@click.option("--time-steps", type=click.IntRange(1), help="T; data with a time axis keep theirs [default: METHOD's].")
-@click.option("--batch", type=click.IntRange(2), default=64, show_default=True, help="Samples of an update.")
-@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=3e-3, show_default=True)
-@click.option("--optimiser", type=click.Choice(["adam", "adamw", "sgd"]), default="adam", show_default=True)
-@click.option("--weight-decay", type=click.FloatRange(0), default=0.0, show_default=True)
+@options.command(
+    "train",
+    EPILOG,
+    {
+        "Data and network": ("data", "test", "time_steps", "validation", "augment", "model"),
+        "Output": ("target", "log", "checkpoint", "force"),
+        "Optimisation": (
+            "epochs",
+            "batch",
+            "learning_rate",
+            "optimiser",
+            "weight_decay",
+            "schedule",
+            "clip",
+            "seed",
+            "surrogate",
+            "rate_weight",
+            "rate_target",
+        ),
+        "Single methods": (
+            "lam",
+            "inherit",
+            "weight",
+            "sigma",
+            "mu",
+            "teacher_epochs",
+            "online",
+            "warm_up",
+            "from_teacher",
+        ),
+        "Machine": ("device", "precision", "threads"),
+    },
+)
+@options.argument("method", options.Name(list(METHODS)), "How to train: one of those above.")
 @click.option(
-    "--schedule", type=click.Choice(["onecycle", "cosine", "constant"]), default="onecycle", show_default=True
+    "--config",
+    type=options.File(".json"),
+    metavar="FILE",
+    is_eager=True,
+    callback=_configured,
+    help="Options by their long names, as JSON; options given here win over it.",
+)
+@click.option("--data", type=options.DataName(), metavar="DATA", required=True, help="What to train on, see below.")
+@click.option("--test", type=options.SAMPLES, metavar="DATA", help="Test samples, for data that come without.")
+@click.option(
+    "--time-steps", type=options.COUNT, metavar="T", help="Time steps; events keep theirs.  [default: METHOD's]"
 )
 @click.option(
-    "--clip", type=click.FloatRange(0), default=0.0, show_default=True, help="Largest gradient norm, 0: none."
+    "--validation",
+    type=click.FloatRange(0, 1, True, True),
+    metavar="SHARE",
+    default=0.1,
+    show_default=True,
+    help="Share of the training samples that chooses the best epoch.",
 )
-@click.option("--augment", multiple=True, help="shift, crop, roll, flip or cutout; repeatable, in this order.")
 @click.option(
-    "--validation", type=click.FloatRange(0, 1, True, True), default=0.1, show_default=True, help="Share held out."
+    "--augment",
+    type=options.OneOf("shift", "crop", "roll", "flip", "cutout"),
+    metavar="NAME",
+    multiple=True,
+    help="shift, crop, roll, flip or cutout; repeatable, in this order.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option(
-    "--precision", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True
+    "--model",
+    type=options.OneOf("mlp", "conv", "vgg", "resnet19"),
+    metavar="NAME",
+    default="conv",
+    show_default=True,
+    help="The network, see below.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:0.")
-@click.option("--threads", type=click.IntRange(1), help="Processor threads of torch.")
-@click.option("--surrogate", help="Another surrogate gradient than the method's.")
-@click.option("--lam", type=click.FloatRange(0, 1), help="TET: weight of its regulariser.")
-@click.option("--inherit", type=click.IntRange(0), default=0, help="Temporal inheritance from so many steps.")
-@click.option("--weight", type=click.FloatRange(0), help="Weight of the regulariser of str and rcs.")
-@click.option("--rate-weight", type=click.FloatRange(0), default=0.0, help="Weight of the spike rate.")
-@click.option("--rate-target", type=click.FloatRange(0, 1), default=0.0, help="Spike rate that costs nothing.")
-@click.option("--sigma", type=click.FloatRange(0), default=0.2, show_default=True, help="noise: its deviation.")
-@click.option("--mu", type=float, default=0.0, show_default=True, help="noise: its mean.")
-@click.option("--teacher-epochs", type=click.IntRange(1), help="ltl, convert: of the teacher [default: --epochs].")
+@options.output_option(options.File(".pt"), "Model to write.", required=True)
+@click.option("--log", type=options.File(".csv", ".json"), metavar="FILE", help="Write epochs to a .csv or .json.")
+@click.option(
+    "--checkpoint",
+    type=options.File(".ckpt"),
+    metavar="FILE",
+    help="Where an interrupted run goes on from.  [default: OUTPUT.ckpt]",
+)
+@options.force_option("Start anew; overwrite everything.")
+@click.option("--epochs", type=options.COUNT, metavar="N", default=20, show_default=True, help="Passes over the data.")
+@click.option(
+    "--batch", type=click.IntRange(2), metavar="N", default=64, show_default=True, help="Samples of an update."
+)
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(0, min_open=True),
+    metavar="X",
+    default=3e-3,
+    show_default=True,
+    help="Its largest value.",
+)
+@click.option(
+    "--optimiser",
+    type=options.Name(["adam", "adamw", "sgd"]),
+    default="adam",
+    show_default=True,
+    help="Rule of the updates.",
+)
+@click.option(
+    "--weight-decay",
+    type=click.FloatRange(0),
+    metavar="X",
+    default=0.0,
+    show_default=True,
+    help="Of the optimiser.",
+)
+@click.option(
+    "--schedule",
+    type=options.Name(["onecycle", "cosine", "constant"]),
+    default="onecycle",
+    show_default=True,
+    help="How the learning rate changes.",
+)
+@click.option(
+    "--clip",
+    type=click.FloatRange(0),
+    metavar="X",
+    default=0.0,
+    show_default=True,
+    help="Largest norm of a gradient; 0: any.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), metavar="N", default=0, show_default=True, help="Of all random numbers."
+)
+@click.option(
+    "--surrogate",
+    type=options.OneOf("triangle", "boxcar", "narrow", "atan", "fast_sigmoid", "s2nn", "straight_through"),
+    metavar="NAME",
+    help="Surrogate gradient.  [default: METHOD's]",
+)
+@click.option(
+    "--rate-weight",
+    type=click.FloatRange(0),
+    metavar="X",
+    default=0.0,
+    show_default=True,
+    help="Weight of the spike rate in the loss.",
+)
+@click.option(
+    "--rate-target",
+    type=click.FloatRange(0, 1),
+    metavar="RATE",
+    default=0.0,
+    show_default=True,
+    help="Spikes per neuron and step that cost nothing.",
+)
+@click.option(
+    "--lam",
+    type=click.FloatRange(0, 1),
+    metavar="X",
+    help="tet, str, rcs: weight of TET's regulariser.  [default: 0.05, for events 0.001]",
+)
+@click.option(
+    "--inherit",
+    type=click.IntRange(0),
+    metavar="T",
+    default=0,
+    show_default=True,
+    help="sdt, tet: train 5/6 of the epochs with so many steps, the rest with all; 0: not.",
+)
+@click.option(
+    "--weight",
+    type=click.FloatRange(0),
+    metavar="X",
+    help="str, rcs: weight of the regulariser.  [default: METHOD's]",
+)
+@click.option(
+    "--sigma",
+    type=click.FloatRange(0),
+    metavar="X",
+    default=0.2,
+    show_default=True,
+    help="noise: its standard deviation.",
+)
+@click.option("--mu", type=float, metavar="X", default=0.2, show_default=True, help="noise: its mean.")
+@click.option(
+    "--teacher-epochs",
+    type=options.COUNT,
+    metavar="N",
+    help="ltl, convert: epochs of the teacher.  [default: --epochs]",
+)
 @click.option("--online", is_flag=True, help="ltl: no gradient crosses time.")
 @click.option(
-    "--warm-up", type=click.IntRange(0), default=12, show_default=True, help="ltl --online: steps without loss."
+    "--warm-up",
+    type=click.IntRange(0),
+    metavar="STEPS",
+    default=12,
+    show_default=True,
+    help="ltl --online: steps without loss.",
 )
 @click.option("--from-teacher/--from-scratch", default=True, show_default=True, help="ltl: initial weights.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="[default: OUTPUT.ckpt]")
-@click.option("--log", type=click.Path(path_type=Path), help="Epochs as .csv or .json.")
-@click.option("--force", is_flag=True, help="Start anew, overwrite everything.")
+@click.option(
+    "--device",
+    type=options.OneOf("auto", "cpu", "cuda"),
+    metavar="NAME",
+    default="auto",
+    show_default=True,
+    help="auto, cpu, cuda or cuda:0.",
+)
+@click.option(
+    "--precision",
+    type=options.Name(["float32", "bfloat16", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Of the network's values; less is faster on a GPU.",
+)
+@click.option("--threads", type=options.COUNT, metavar="N", help="Processor threads of torch.  [default: torch's]")
 @common
 def command(
     method: str,
@@ -129,20 +297,27 @@ def command(
 ) -> None:
     """Train a spiking network by METHOD and write a model that `snn2chip export` takes.
 
-    \b
-    METHOD:
-    {methods}
-
     The best epoch is chosen on samples held out from training; test samples are looked at once, at the end.
+
+    \b
+    METHOD is one of:
+    {methods}
     """
     check_absent(target, force)
     if log is not None and log.suffix not in (".csv", ".json"):
         raise UsageError(f"--log: {log}: the name has to end in .csv or .json")
+    with output.working("Loading torch", as_json):
+        import torch
+
+        from snn2chip.training import METHODS, Options, Settings, load, plan_of, train
+        from snn2chip.training.deploy import save_trained
+
     if threads is not None:
         torch.set_num_threads(threads)
     settings = Settings(**_for(Settings, given))
     options = Options(**_for(Options, given), time_steps=time_steps or METHODS[method].time_steps)
-    samples = load(data, test, validation, settings.seed, time_steps or 10)
+    with output.working(f"Loading {data}", as_json):
+        samples = load(data, test, validation, settings.seed, time_steps or 10)
     began = time.perf_counter()
     with _shown(as_json, log) as tell:
         trained = train(
@@ -166,7 +341,7 @@ def command(
 
 
 assert command.help is not None
-command.help = command.help.replace("{methods}", METHODS_HELP)
+command.help = inspect.cleandoc(command.help).replace("{methods}", options.listed(METHODS))
 
 
 def _for(kind: type, given: dict[str, Any]) -> dict[str, Any]:
@@ -176,29 +351,19 @@ def _for(kind: type, given: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _shown(quiet: bool, log: Path | None) -> Iterator[Callable[[Update], None]]:
-    """A bar on a terminal, a line for each epoch elsewhere, and the log."""
-    bar = None
-    if output.err.is_terminal and not quiet:
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"))
-        bar = Progress(*columns, TimeRemainingColumn(), console=output.err, transient=True)
-    task = None if bar is None else bar.add_task("starting", total=1.0)
+    """A bar on a terminal, a line for each epoch, and the log."""
+    with output.working("Training", quiet) as bar:
 
-    def tell(update: Update) -> None:
-        if bar is not None and task is not None:
-            text = (
-                f"{update.stage} {update.epoch + 1}/{update.epochs}  loss {update.loss:.3f}  {_steps(update.accuracy)}"
-            )
-            bar.update(task, completed=update.share, description=text)
-        if not update.history:
-            return
-        _write_log(log, update.history)
-        if not quiet:
-            output.err.print(_line(update.history[-1], update.epochs), markup=False, soft_wrap=True)
+        def tell(update: Update) -> None:
+            text = f"{update.stage}: {update.epoch + 1}/{update.epochs}, loss {update.loss:.3f}"
+            bar(f"{text}, {_steps(update.accuracy)}", round(1000 * update.share), 1000)
+            if not update.history:
+                return
+            _write_log(log, update.history)
+            if not quiet:
+                whole = not output.watched(output.err)  # a log is not 80 columns wide
+                output.err.print(_line(update.history[-1], update.epochs), markup=False, soft_wrap=whole)
 
-    if bar is None:
-        yield tell
-        return
-    with bar:
         yield tell
 
 
@@ -272,4 +437,4 @@ def _print(trained: Trained, target: Path, seconds: float) -> None:
     console.print(f"validation {_steps(trained.validation.accuracy)}", markup=False)
     if trained.test is not None:
         console.print(f"test       {_steps(trained.test.accuracy)}", markup=False)
-    console.print(f"wrote {target}\nNext:  snn2chip export {target}", markup=False)
+    output.command(f"wrote {target}\nNext:  snn2chip export {target}")

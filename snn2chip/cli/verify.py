@@ -4,37 +4,47 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from snn2chip.cli import output
+from snn2chip.cli import clustering, options, output
 from snn2chip.cli.app import common, print_json
 from snn2chip.cli.simulate import mode_of
-from snn2chip.compiler import lowered_graph
-from snn2chip.data import open_data
-from snn2chip.early_exit import ExitProof, verify_exit
 from snn2chip.errors import CheckFailed, UsageError
 from snn2chip.formats import read
-from snn2chip.ladder import ladder
-from snn2chip.model_file import Model, load
-from snn2chip.verification import verify
+
+if TYPE_CHECKING:
+    from snn2chip.early_exit import ExitProof
 
 
-@click.command("verify")
-@click.argument("net", type=click.Path(path_type=Path))
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option(
-    "--against", default="lava", show_default=True, help="The simulator that is right: lava, reference or event."
-)
-@click.option("--backend", default="event", show_default=True, help="The simulator that is checked.")
-@click.option("--samples", type=click.IntRange(1), default=32, show_default=True, help="Only the first N samples.")
-@click.option(
-    "--windowed", is_flag=True, help="Samples follow one another as on the chip; spikes in flight cross a reset."
-)
-@click.option("--streaming", is_flag=True, help="Samples follow one another and nothing is reset.")
+EPILOG = """
+Examples:
+  snn2chip verify model.net test.npz
+  snn2chip verify model.net test.npz --source model.pt --samples 100
+  snn2chip verify exit.net test.npz --exit
+  snn2chip verify model.net test.npz --against reference      without Lava
+
+Exit codes: 0 all equal, 1 something differs, 5 Lava is missing or failed
+"""
+
+
+@options.command("verify", EPILOG, {"Time": ("windowed", "streaming"), **clustering.SECTION})
+@options.net_argument()
+@options.data_argument("Samples x and, for the accuracy of --source, classes y.")
+@options.backend_option("--against", "lava", "The simulator that is right: lava, reference, event or dense.")
+@options.backend_option("--backend", "event", "The simulator that is checked.")
+@options.samples_option(default=32)
 @click.option("--exit", "early", is_flag=True, help="Also prove the early exit: rule, gates, ended windows.")
-@click.option("--source", type=click.Path(path_type=Path), help="The model.pt: adds the ladder float, graph, chip.")
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), help="Seconds that Lava may take.")
+@click.option(
+    "--source",
+    type=options.File(".pt"),
+    metavar="MODEL",
+    help="The model.pt that NET was made of: adds the ladder from the trained model to the chip.",
+)
+@options.timeout_option()
+@options.mode_options
+@clustering.cluster_options
 @common
 def command(
     net: Path,
@@ -47,28 +57,51 @@ def command(
     early: bool,
     source: Path | None,
     timeout: float | None,
+    cluster: str | None,
+    workers: int | None,
+    journal: Path | None,
     as_json: bool,
 ) -> None:
     """Compare two simulators on DATA, bit for bit: every spike, u and v of every layer of NET at every step.
 
-    Exit code 0 where all are equal, 1 where not; the first difference is shown with its likely cause.
+    Of differences, the first is shown with its likely cause.
     """
+
+    from snn2chip.compiler import lowered_graph
+    from snn2chip.data import open_data
+    from snn2chip.early_exit import verify_exit
+    from snn2chip.ladder import ladder
+    from snn2chip.model_file import Model, load
+    from snn2chip.verification import verify
+
     if timeout is not None and against != "lava":
         raise UsageError("--timeout is for --against lava")
     mode = mode_of(windowed, streaming)
+    on = clustering.chosen(cluster, workers, journal, None, mode)
     network = read(net)
-    x, y = open_data(data).read(0, samples)
+    opened = open_data(data)
+    count = min(samples, len(opened))
     rungs = None
+    if on is None or source is not None:
+        x, y = opened.read(0, samples)
     if source is not None:
         model = load(source)
         assert isinstance(model, Model)  # a module comes only with trust_pickle
         with output.working("Measuring the ladder", as_json):
             rungs = ladder(model.graph, lowered_graph(model.graph), network, x, y)
-    options = {} if timeout is None else {"timeout": timeout}
-    with output.working(f"Comparing {backend} with {against} on {len(x)} samples", as_json):
-        result = verify(network, x, against, backend, mode, **options)
+    limit: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
     proof = None
-    if early:
+    with output.working(f"Comparing on {count} samples", as_json) as tell:
+        if on is None:
+            seen = tell if output.seen(as_json) else None
+            result = verify(network, x, against, backend, mode, progress=seen, **limit)
+        else:
+            from snn2chip.cluster.shards import verify_shards
+
+            result, proof = verify_shards(
+                net, data, on, against, backend, samples=samples, early=early, timeout=timeout, progress=tell
+            )
+    if early and on is None:
         with output.working("Proving the early exit", as_json):
             proof = verify_exit(network, x, against == "lava", timeout or 3600.0)
     equal = result.equal and (proof is None or proof.equal)
@@ -83,7 +116,7 @@ def command(
             sys.exit(CheckFailed.exit_code)
         return
     if rungs is not None:
-        output.print_ladder(rungs, f"on {len(x)} samples")
+        output.print_ladder(rungs, f"on {count} samples")
     output.print_verification(result, against, backend)
     if proof is not None:
         print_exit_proof(proof)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from snn2chip._version import newer
 from snn2chip.chip import ChipNet
+from snn2chip.data import read_npz
 from snn2chip.deployment import check
 from snn2chip.errors import InputError
 from snn2chip.formats import read
@@ -22,6 +23,9 @@ from snn2chip.simulators import event
 from snn2chip.traces import Record, Traces
 
 Array = npt.NDArray[Any]
+
+#: Of ``bundle.json``.
+FORMAT = 1
 
 PROFILES = ("profile.npz", "profile.csv")
 
@@ -119,17 +123,9 @@ def arrays(path: Path) -> dict[str, Array]:
     Raises:
         InputError: it cannot be read, or holds anything else.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = {name: np.asarray(file[name]) for name in file.files}
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, MemoryError, AttributeError) as error:
-        raise InputError(f"{path}: cannot be read as .npz ({error})") from error
-    for name, array in found.items():
-        if array.dtype.kind not in "iufb":
-            raise InputError(f"{path}: {name} has type {array.dtype}, expected numbers")
-    return found
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file")
+    return read_npz(path)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -137,7 +133,7 @@ def _json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected an object")
@@ -172,6 +168,9 @@ def opened(results: Path, bundle: Path | None = None) -> Folder:
     if results == bundle:
         results = bundle / "results"
     description = _json(bundle / "bundle.json")
+    version = description.get("format")
+    if type(version) is int and version > FORMAT:
+        raise InputError(f"{bundle / 'bundle.json'}: {newer(version, FORMAT, description.get('needs'))}")
     net = read(bundle / "model.net") if description.get("kind") == "netx" else None
     return Folder(bundle, results, description, net)
 

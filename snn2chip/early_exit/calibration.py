@@ -10,8 +10,9 @@ error. The test set takes no part.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,8 @@ from snn2chip.early_exit.circuit import (
 from snn2chip.early_exit.evidence import Evidence, accumulated_scores, circuit_evidence, source_layer
 from snn2chip.early_exit.policies import Decisions, Lead, decide, lead, softmax_gap, softmax_ladder
 from snn2chip.errors import CheckFailed, InputError, UsageError
-from snn2chip.traces import Record, encode
+from snn2chip.long_runs import Progress
+from snn2chip.traces import Record, Traces, encode
 
 Array = npt.NDArray[Any]
 
@@ -125,8 +127,11 @@ class Samples:
     activity: Activity
 
 
-def observe(net: ChipNet, x: Array, y: Array, threads: int = 0) -> Samples:
+def observe(net: ChipNet, x: Array, y: Array, threads: int = 0, progress: Progress | None = None) -> Samples:
     """Run a network with an early exit on all samples, whole windows.
+
+    Args:
+        progress: called before each chunk.
 
     Raises:
         InputError: there are no samples, or the classes do not fit.
@@ -143,6 +148,8 @@ def observe(net: ChipNet, x: Array, y: Array, threads: int = 0) -> Samples:
     exact: list[Lead] = []
     scores, full, spikes, operations = [], [], [], []
     for low in range(0, len(x), CHUNK):
+        if progress is not None:
+            progress(f"simulating: {rule.policy}", low, len(x))
         messages = encode(net, x[low : low + CHUNK])
         run = run_layers(net, messages, record, threads=threads)
         trace = run.states[readout][1] if potential else run.kept[readout]
@@ -243,14 +250,28 @@ def stopped_energy(
 
     Each length is estimated by itself, from the step at which its pipeline begins to fill to that of the decision.
     """
+    return energy_of(net, placement, ended(net, activity, found))
+
+
+def ended(net: ChipNet, activity: Activity, found: Decisions) -> dict[int, tuple[int, Traces]]:
+    """Stopped windows by the chip steps that they took: how many, and what they did, by chip step."""
     length = ends(net, found)
+    steps = np.unique(length).tolist()
+    return {n: (int((length == n).sum()), in_chip_time(net, activity, length == n, n)) for n in steps}
+
+
+def energy_of(
+    net: ChipNet, placement: hardware.Placement, windows: Mapping[int, tuple[int, Traces]]
+) -> tuple[float, float, float, float]:
+    """What :func:`stopped_energy` returns, of :func:`ended` windows."""
     total = np.zeros(4)
-    for steps in np.unique(length).tolist():
-        chosen = length == steps
-        count = int(chosen.sum())
-        cost = hardware.estimate(net, placement, in_chip_time(net, activity, chosen, steps), count)
+    samples = 0
+    for steps in sorted(windows):
+        count, traces = windows[steps]
+        cost = hardware.estimate(net, placement, traces, count)
         total += np.array([cost.total.mid, cost.dynamic.mid, cost.sample_time.mid, steps]) * count
-    energy, dynamic, seconds, mean = (total / len(length)).tolist()
+        samples += count
+    energy, dynamic, seconds, mean = (total / samples).tolist()
     return energy, dynamic, seconds, mean
 
 
@@ -313,6 +334,8 @@ def calibrate(
     confidence: float = CONFIDENCE,
     energy: bool = False,
     threads: int = 0,
+    observing: Callable[[ChipNet, Array, Array, int], Samples] = observe,
+    progress: Progress | None = None,
 ) -> Calibrated:
     """Choose policy and threshold on held-out samples; exactly one aim has to be given.
 
@@ -328,6 +351,8 @@ def calibrate(
         logit: integers of the readout's evidence per unit of logit; by default the scale at which the softmax of the
             full window fits the classes of these samples best.
         energy: estimate the energy of each threshold.
+        observing: :func:`observe`, or something that remembers what it returned.
+        progress: called with what is done now, and how many samples or thresholds of all are done.
 
     Raises:
         CheckFailed: no threshold reaches the aim; the message says how many samples are missing, where that is why.
@@ -342,23 +367,36 @@ def calibrate(
     if max_drop is not None and not 0 <= max_drop <= 1:
         raise UsageError(f"cutoff: max_drop {max_drop}, expected a share in 0..1")
     net = detach(net)
+
+    if observing is observe:
+        observing = functools.partial(observe, progress=progress)
+
+    def see(net: ChipNet) -> Samples:
+        return observing(net, x, y, threads)
+
     error = (1 - confidence) / len(policies)
     best: tuple[Samples, Point, tuple[Point, ...], ExitPolicy] | None = None
     refusals = []
     trials: list[tuple[ExitPolicy, int]] = [(policy, LEVELS) for policy in policies]
     for policy, levels in trials:
-        samples = _seen(net, x, y, policy, form, levels, threads)
+        samples = _seen(see, net, policy, form, levels)
         coarser = _coarser(samples)
         placement = hardware.place(samples.net, hardware.target_of(net.target)) if energy else None
         if eps is not None:
             unit = logit if logit is not None else fitted_logit(samples.scores[:, -1], samples.y)
-            samples = _confident(samples, x, y, eps, unit, form, threads)
+            samples = _confident(see, samples, eps, unit, form)
             placement = hardware.place(samples.net, hardware.target_of(net.target)) if energy else None
             assert samples.net.exit is not None
             chosen = measure(samples, samples.net.exit.thresholds[0], error, placement)
             best = (samples, chosen, (chosen,), policy)
             break
-        curve = tuple(measure(samples, m, error, placement) for m in _candidates(samples, policy))
+        points: list[Point] = []
+        candidates = _candidates(samples, policy)
+        for m in candidates:
+            if progress is not None:
+                progress(f"thresholds: {policy}", len(points), len(candidates))
+            points.append(measure(samples, m, error, placement))
+        curve = tuple(points)
         passed = _passing(curve, max_drop, max_latency)
         if not passed and coarser is not None and max_drop is not None:
             trials.append((policy, coarser))  # the largest threshold stops too early
@@ -387,19 +425,19 @@ def _better(one: Point, other: Point, by_steps: bool) -> bool:
     return one.mean_steps < other.mean_steps if by_steps else one.accuracy > other.accuracy
 
 
-def _seen(
-    net: ChipNet, x: Array, y: Array, policy: ExitPolicy, form: ExitForm | None, levels: int, threads: int
-) -> Samples:
+#: :func:`observe` on the samples.
+_See = Callable[[ChipNet], Samples]
+
+
+def _seen(see: _See, net: ChipNet, policy: ExitPolicy, form: ExitForm | None, levels: int) -> Samples:
     if form == "host":
-        return observe(with_host_rule(net, policy, (1,)), x, y, threads)
+        return see(with_host_rule(net, policy, (1,)))
     if policy == "softmax":
         form = "pairs"  # the evidence of a ladder, whose rungs need the scale
-    return observe(attach(net, policy, 1, form, levels=levels), x, y, threads)
+    return see(attach(net, policy, 1, form, levels=levels))
 
 
-def _confident(
-    samples: Samples, x: Array, y: Array, eps: float, unit: float, form: ExitForm | None, threads: int
-) -> Samples:
+def _confident(see: _See, samples: Samples, eps: float, unit: float, form: ExitForm | None) -> Samples:
     """The samples, seen by a circuit that guarantees a softmax confidence; ``unit``: integers per logit.
 
     Raises:
@@ -408,7 +446,7 @@ def _confident(
     net = detach(samples.net)
     classes = net.classes
     if form == "host":
-        return observe(with_host_rule(net, "softmax", (softmax_gap(eps, classes, unit),)), x, y, threads)
+        return see(with_host_rule(net, "softmax", (softmax_gap(eps, classes, unit),)))
     form = form or ("ladder" if classes <= LADDER_CLASSES else "pairs")
     assert samples.net.exit is not None
     level, largest = samples.net.exit.scale
@@ -417,7 +455,7 @@ def _confident(
         gaps = softmax_ladder(eps, classes, scaled) if form == "ladder" else (softmax_gap(eps, classes, scaled),)
         if max(gaps) <= THRESHOLD_MAX:
             levels = level if net.readout.kind == "potential" else LEVELS
-            return observe(attach(net, "softmax", gaps, form, levels=levels), x, y, threads)
+            return see(attach(net, "softmax", gaps, form, levels=levels))
         level -= 1
         if net.readout.kind == "count" or level < LEAST_LEVELS:
             raise CheckFailed(f"cutoff: eps {eps} needs a gap of {max(gaps)}, detectors compare up to {THRESHOLD_MAX}")

@@ -31,7 +31,7 @@ Array = npt.NDArray[Any]
 WORKER = Path(__file__).with_name("exit_lava_worker.py")
 
 
-class _ExitJob(lava._Job):
+class _ExitJob(lava.Job):
     gated = True
 
     def scripts(self) -> tuple[Path, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,13 +23,13 @@ from snn2chip.early_exit.activity import (
     run_layers,
     until,
 )
-from snn2chip.early_exit.calibration import CHUNK, by_name, stopped_energy
+from snn2chip.early_exit.calibration import CHUNK, by_name, ended, energy_of
 from snn2chip.early_exit.circuit import detach
 from snn2chip.early_exit.evidence import circuit_evidence, source_layer
 from snn2chip.early_exit.policies import Decisions, apply
 from snn2chip.errors import InputError, UsageError
 from snn2chip.simulation import check_classes, simulate
-from snn2chip.traces import Record, encode, padded
+from snn2chip.traces import Record, Traces, encode, padded
 
 Array = npt.NDArray[Any]
 
@@ -105,20 +106,30 @@ def simulate_exit_data(
         runs.append(simulate_exit(net, x, y, level, backend))
     if not runs:
         raise InputError("data: no samples")
-    sizes = np.array([len(run.decisions.step) for run in runs])
+    return joined_runs(net, runs)
 
-    def mean(name: str) -> Any:
-        values = [getattr(run, name) for run in runs]
-        return None if None in values else float(np.average(values, weights=sizes))
+
+def joined_runs(net: ChipNet, runs: Sequence[ExitRun]) -> ExitRun:
+    """Runs over samples that follow one another as one: means are those of a single run, to the last bit."""
+    sizes = [len(run.decisions.step) for run in runs]
+
+    def mean(name: str) -> float | None:
+        values: list[float | None] = [getattr(run, name) for run in runs]
+        known = [value for value in values if value is not None]
+        if len(known) < len(values):
+            return None
+        return sum(round(value * size) for value, size in zip(known, sizes, strict=True)) / sum(sizes)
 
     found = Decisions(*(np.concatenate([getattr(run.decisions, name) for run in runs]) for name in _FIELDS))
+    steps = mean("computed_steps")
+    assert steps is not None
     return ExitRun(
-        level,
+        runs[0].level,
         found,
         latency(net, found),
         mean("accuracy"),
         mean("accuracy_full"),
-        mean("computed_steps"),
+        steps,
         sum(run.seconds for run in runs),
         sum(run.overhead_seconds for run in runs),
     )
@@ -175,23 +186,15 @@ def level_costs(net: ChipNet, x: Array, threads: int = 0) -> tuple[LevelCost, ..
             gated.append(run_layers(net, messages, Record(), at, threads=threads))
     decided = Decisions(*(np.concatenate([getattr(part, name) for part in found]) for name in _FIELDS))
     own, bare = (hardware.place(which, hardware.target_of(net.target)) for which in (net, base))
-    out = [_pipelined("none", base, bare, _all(plain)), _pipelined("decision", net, own, _all(whole))]
+    out = [
+        pipelined_cost("none", base, bare, _all(plain).traces(), len(x)),
+        pipelined_cost("decision", net, own, _all(whole).traces(), len(x)),
+    ]
     if gated:
-        out.append(_pipelined("gated", net, own, _all(gated)))
+        out.append(pipelined_cost("gated", net, own, _all(gated).traces(), len(x)))
     activity = _all(whole)
-    energy, dynamic, seconds, steps = stopped_energy(net, own, activity, decided)
-    out.append(
-        LevelCost(
-            "stopped",
-            steps,
-            float(until(net, activity.spikes, decided).mean()),
-            float(until(net, activity.operations, decided).mean()),
-            energy,
-            dynamic,
-            seconds,
-            len(own.cores),
-        )
-    )
+    spikes, operations = (int(until(net, counts, decided).sum()) for counts in (activity.spikes, activity.operations))
+    out.append(stopped_cost(net, own, ended(net, activity, decided), spikes, operations))
     return tuple(out)
 
 
@@ -202,9 +205,8 @@ def _all(parts: list[Activity]) -> Activity:
     return Activity(by_name([part.spikes for part in parts]), by_name([part.operations for part in parts]), {}, {})
 
 
-def _pipelined(level: str, net: ChipNet, placement: hardware.Placement, activity: Activity) -> LevelCost:
-    samples = len(next(iter(activity.spikes.values())))
-    traces = activity.traces()
+def pipelined_cost(level: str, net: ChipNet, placement: hardware.Placement, traces: Traces, samples: int) -> LevelCost:
+    """Windows that follow one another; ``traces`` of so many samples."""
     estimate = hardware.estimate(net, placement, traces, samples)
     return LevelCost(
         level,
@@ -215,6 +217,26 @@ def _pipelined(level: str, net: ChipNet, placement: hardware.Placement, activity
         estimate.dynamic.mid,
         estimate.sample_time.mid,
         len(placement.cores),
+    )
+
+
+def stopped_cost(
+    net: ChipNet,
+    placement: hardware.Placement,
+    windows: Mapping[int, tuple[int, Traces]],
+    spikes: int,
+    operations: int,
+) -> LevelCost:
+    """Windows that a decision ended.
+
+    Args:
+        windows: see :func:`snn2chip.early_exit.calibration.ended`.
+        spikes, operations: of all layers until the ends, summed over samples.
+    """
+    samples = sum(count for count, _ in windows.values())
+    energy, dynamic, seconds, steps = energy_of(net, placement, windows)
+    return LevelCost(
+        "stopped", steps, spikes / samples, operations / samples, energy, dynamic, seconds, len(placement.cores)
     )
 
 

@@ -131,7 +131,7 @@ class _Resumed:
 
     def __init__(self, stage: Stage, samples: int, loops: dict[Any, Any]) -> None:
         self.stage, self.loops = stage, loops
-        self.fast = isinstance(stage, event_stages._Spiking) and stage._delays is None
+        self.fast = isinstance(stage, event_stages.SpikingStage) and stage.delays is None
         if self.fast:
             self.u, self.v = (np.zeros((samples, stage.pitch), np.int32) for _ in range(2))
             self.last = np.zeros((samples, stage.pitch), stage.message_type)
@@ -153,7 +153,7 @@ class _Resumed:
                 kept = (traces[0, n : n + 1], traces[1, n : n + 1]) if states else None
                 stage.advance(x[n : n + 1], out[n : n + 1], kept, carry=self.carries[k], graded=graded)
             return out, traces[1]
-        assert isinstance(stage, event_stages._Spiking)
+        assert isinstance(stage, event_stages.SpikingStage)
         own: tuple[Any, ...] = ()
         if isinstance(stage.layer, Conv):
             own = (0, stage.layer.groups * stage.layer.shape[1])
@@ -194,14 +194,14 @@ def run(net: ChipNet, messages: Array, block: int = 0, threads: int = 0) -> Stop
         raise UsageError("exit: the network has none; snn2chip cutoff makes one")
     began = time.perf_counter()
     check_messages(net, messages)
-    kind = event._row_type(messages)
-    stages = event._stages(net.layers, kind)
-    threads = event._threads(threads)
+    kind = event.row_type(messages)
+    stages = event.make_stages(net.layers, kind)
+    threads = event.thread_count(threads)
     bounds = _bounds(net.exit, net.time_steps, block)
     loops: list[dict[Any, Any]] = [{} for _ in stages]
     _run_block(net, stages, loops, messages[:0], bounds)  # compiles
     ready = time.perf_counter()
-    width = max(1, _BLOCK_BYTES // max(1, event._row_bytes(stages, kind) * (bounds[1] - bounds[0])))
+    width = max(1, _BLOCK_BYTES // max(1, event.row_bytes(stages, kind) * (bounds[1] - bounds[0])))
     width = min(width, max(1, -(-len(messages) // (2 * threads))))
 
     def work(low: int, high: int) -> tuple[Decisions, int]:
@@ -238,7 +238,7 @@ def _run_block(
     rule = net.exit
     assert rule is not None
     samples, steps, classes = len(messages), net.time_steps, net.classes
-    kind, given = event._row_type(messages), messages.shape[1]
+    kind, given = event.row_type(messages), messages.shape[1]
     sent = messages.reshape(samples, given, math.prod(net.input_shape))
     readout = next(i for i, stage in enumerate(stages) if stage.layer.name == rule.readout)
     potential, host = net.readout.kind == "potential", rule.form == "host"

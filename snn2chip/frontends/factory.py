@@ -11,9 +11,10 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from snn2chip import torch_file
+from snn2chip.archive import Refused
 from snn2chip.errors import InputError, UsageError
 from snn2chip.frontends.leaves import make_room, state_loaded
 
@@ -26,7 +27,7 @@ def module_from_state(path: str | os.PathLike[str], factory: str) -> nn.Module:
 
     Args:
         path: a file of ``torch.save(module.state_dict(), path)``, or a checkpoint with such a dict as "state_dict" or
-            "model_state_dict"; nothing but tensors and plain containers is unpickled.
+            "model_state_dict"; nothing but tensors and plain containers is read.
         factory: ``package.module:function``, importable also from the working directory, called without arguments.
 
     Raises:
@@ -46,8 +47,8 @@ def _state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever the bytes provoke
+        content = torch_file.read(path)
+    except (torch_file.Foreign, Refused) as error:
         raise InputError(
             f"{path}: holds more than tensors, or is damaged; save it with torch.save(module.state_dict(), path)"
         ) from error

@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
@@ -133,7 +132,7 @@ def parse(root: Group) -> NirFile:
     """
     if "node" not in root:
         raise root.fail("has no group node; not a NIR file")
-    top = Group(root.child("node").group, root.where, root.budget)
+    top = Group.of(root.child("node"), root.where)
     if top.text("type") != "NIRGraph":
         raise top.fail(f"is one {top.text('type')}, expected a NIRGraph")
     text = None
@@ -156,7 +155,7 @@ def _read_graph(graph: Group, prefix: str, flat: _Flat, depth: int) -> list[str]
     if depth > MAX_DEPTH:
         raise graph.fail(f"subgraphs nested more than {MAX_DEPTH} deep")
     nodes = graph.child("nodes")
-    keys = list(nodes.group.keys())
+    keys = list(nodes.entries)
     flat.keys += len(keys)
     if flat.keys > MAX_NODES:
         raise graph.fail(f"more than {MAX_NODES} nodes")
@@ -168,7 +167,7 @@ def _read_graph(graph: Group, prefix: str, flat: _Flat, depth: int) -> list[str]
                 f"a node has the name {key[:MAX_NAME]!r}, expected at most {MAX_NAME} printable characters"
             )
         name = prefix + key
-        node = Group(nodes.child(key).group, f"{graph.where}: {key}", graph.budget)
+        node = Group.of(nodes.child(key), f"{graph.where}: {key}")
         kind = node.text("type")
         if kind == "NIRGraph":
             gates[key] = _subgraph(node, f"{name}.", flat, depth)
@@ -206,14 +205,15 @@ def _subgraph(node: Group, prefix: str, flat: _Flat, depth: int) -> Edge:
 def _edges(graph: Group) -> list[Edge]:
     if "edges" not in graph:
         raise graph.fail("edges is missing")
-    dataset = graph.dataset("edges")
-    kind = h5py.check_string_dtype(dataset.dtype)
-    if kind is None or dataset.ndim != 2 or dataset.shape[1] != 2 or (kind.length or 0) > MAX_NAME * 4:
-        raise graph.fail(f"edges has shape {dataset.shape} and type {dataset.dtype}, expected (E, 2) names")
-    if len(dataset) > MAX_EDGES:
-        raise graph.fail(f"edges has {len(dataset)} rows, limit {MAX_EDGES}")
+    entry = graph.dataset("edges")
+    shape = entry.shape or ()
+    if entry.text is None or len(shape) != 2 or shape[1] != 2 or entry.text > MAX_NAME * 4:
+        raise graph.fail(f"edges has shape {shape} and type {entry.type}, expected (E, 2) names")
+    if shape[0] > MAX_EDGES:
+        raise graph.fail(f"edges has {shape[0]} rows, limit {MAX_EDGES}")
+    names = iter(graph.texts("edges", entry))
     try:
-        return [(first.decode(), second.decode()) for first, second in dataset[()]]
+        return [(first.decode(), second.decode()) for first, second in zip(names, names, strict=True)]
     except UnicodeDecodeError:
         raise graph.fail("edges contains names that are not UTF-8") from None
 
@@ -229,7 +229,7 @@ def _operation(node: Group, name: str, kind: str) -> Operation:
         what = entry.rstrip("?")
         if entry.endswith("?") and what not in node:
             continue
-        if what == "padding" and h5py.check_string_dtype(node.dataset(what).dtype) is not None:
+        if what == "padding" and node.dataset(what).text is not None:
             padding = node.text(what)
         elif what in _INTEGERS or what == "padding":
             values[what] = node.values(what, "iu", "integers").astype(np.int64)
@@ -245,8 +245,8 @@ def _our_metadata(node: Group) -> dict[str, Any]:
         return {}
     ours = node.child("metadata").child(OURS)
     found: dict[str, Any] = {}
-    for key in list(ours.group.keys())[:16]:
-        text = h5py.check_string_dtype(ours.dataset(key).dtype) is not None
+    for key in list(ours.entries)[:16]:
+        text = ours.dataset(key).text is not None
         found[key] = ours.text(key, MAX_METADATA, "utf-8") if text else ours.values(key, "f", "numbers")
     return found
 

@@ -18,6 +18,7 @@ from snn2chip.errors import DoesNotFitError, UsageError
 from snn2chip.hardware.memory import mantissa
 from snn2chip.hardware.placement import Core, Placement, place
 from snn2chip.hardware.targets import Board, Target
+from snn2chip.names import suggestion
 
 RuleLevel = Literal["error", "warning"]
 
@@ -353,7 +354,9 @@ def require(findings: list[Finding], allowed: Collection[str] = ()) -> None:
     known = {f"{prefix}-{rule.name}" for prefix in ("L1", "L2") for rule in RULES}
     unknown = sorted(set(allowed) - known)
     if unknown:
-        raise UsageError(f"allow: {unknown[0]!r} is no rule, expected one of {', '.join(sorted(known))}")
+        raise UsageError(
+            f"allow: {unknown[0]!r} is no rule{suggestion(unknown[0], sorted(known), ', expected one of ')}"
+        )
     refused = [finding for finding in findings if finding.level == "error" and finding.id not in allowed]
     if refused:
         more = f"; {len(refused) - 1} more" if len(refused) > 1 else ""

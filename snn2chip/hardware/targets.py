@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 from snn2chip import limits
 from snn2chip.errors import UsageError
+from snn2chip.names import meant
 
 #: ``documented`` by the maker or in public code; read from a published ``compiler log``; or ``inferred`` by us.
 Confidence = Literal["documented", "compiler log", "inferred"]
@@ -107,7 +108,7 @@ def target_of(name: str) -> Target:
         UsageError: there is no such chip.
     """
     if name not in TARGETS:
-        raise UsageError(f"target: {name!r} is unknown, expected {' or '.join(TARGETS)}")
+        raise UsageError(f"target: {name!r} is unknown, expected {' or '.join(TARGETS)}{meant(name, TARGETS)}")
     data = json.loads(resources.files("snn2chip.hardware").joinpath(f"{name}.json").read_text(encoding="utf-8"))
     boards = {key: Board(key, name, **board) for key, board in data["boards"].items()}
     return Target(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from snn2chip.errors import UsageError
+from snn2chip.names import suggestion
 from snn2chip.nn.fused import integrate
 from snn2chip.nn.surrogate import SURROGATES, spike
 
@@ -59,7 +60,9 @@ class SpikingNeuron(nn.Module):
         if reset not in ("zero", "subtract"):
             raise UsageError(f"{type(self).__name__}: reset {reset!r} is unknown, expected 'zero' or 'subtract'")
         if surrogate not in SURROGATES:
-            raise UsageError(f"{type(self).__name__}: surrogate {surrogate!r} is unknown, have {', '.join(SURROGATES)}")
+            raise UsageError(
+                f"{type(self).__name__}: surrogate {surrogate!r} is unknown{suggestion(surrogate, SURROGATES)}"
+            )
         if recurrent is not None and recurrent.bias is not None:
             raise UsageError(f"{type(self).__name__}: recurrent synapses have no bias; use nn.Linear(n, n, bias=False)")
         self.beta, self.alpha, self.threshold = beta, alpha, threshold

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from snn2chip.errors import UsageError
 from snn2chip.graph import Graph
+from snn2chip.names import suggestion
 from snn2chip.passes.bias import move_bias
 from snn2chip.passes.blocks import Block, chip_blocks
 from snn2chip.passes.costs import PassCost, size_of
@@ -49,9 +50,10 @@ PASSES: tuple[Pass, ...] = (
 
 def _lowering(graph: Graph, skip: Collection[str]) -> Iterator[tuple[Pass, Graph]]:
     """Each pass that is not skipped, and the graph after it."""
-    unknown = set(skip) - {p.name for p in PASSES}
+    names = [p.name for p in PASSES]
+    unknown = sorted(set(skip) - set(names))
     if unknown:
-        raise UsageError(f"passes: {', '.join(sorted(unknown))} unknown; have {', '.join(p.name for p in PASSES)}")
+        raise UsageError(f"passes: {', '.join(unknown)} unknown{suggestion(unknown[0], names)}")
     for step in PASSES:
         if step.name not in skip:
             graph = step.rewrite(graph)

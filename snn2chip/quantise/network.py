@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -12,11 +12,13 @@ import numpy.typing as npt
 from snn2chip.chip import ChipNet, Conv, Dense, Encoding, EncodingKind, Readout
 from snn2chip.errors import InputError, UsageError
 from snn2chip.graph import Graph, execute
+from snn2chip.long_runs import Progress, digest
+from snn2chip.names import suggestion
 from snn2chip.passes import Block, chip_blocks
 from snn2chip.quantise import residual
 from snn2chip.quantise.layers import Floats, Form, build
 from snn2chip.quantise.ranges import PER_NEURON, SCALE_METHODS
-from snn2chip.quantise.search import Candidate, Given, Task, choose, second_order
+from snn2chip.quantise.search import Candidate, Given, Task, choose, counted, most_attempts, second_order
 from snn2chip.traces import messages_of
 
 Array = npt.NDArray[Any]
@@ -118,9 +120,33 @@ class Workbench:
         self._x, self._per_neuron, self._hardware_legal = x, per_neuron, hardware_legal
         names = {block.neuron.name for block in self.blocks}
         self._trained = execute(graph, x, keep=lambda node: node.name in names)
+        self._path: list[tuple[Option, Candidate]] = []
 
-    def layer(self, index: int, option: Option, before: Candidate | None) -> Candidate:
-        """The integers of one layer, ``before`` being those of the previous one."""
+    def layers(self, options: Sequence[Option], progress: Progress | None = None) -> list[Candidate]:
+        """The integers of all layers; the first ones are those of the last call, as far as the options are the same."""
+        same = 0
+        while same < min(len(self._path), len(options)) and self._path[same][0] == options[same]:
+            same += 1
+        del self._path[same:]
+        for i, option in enumerate(options[same:], same):
+            tell = None if progress is None else self._telling(i, progress)
+            self._path.append((option, self.layer(i, option, self._path[-1][1] if self._path else None, tell)))
+        return [candidate for _, candidate in self._path]
+
+    def _telling(self, index: int, progress: Progress) -> Callable[[float], None]:
+        """Tells ``progress`` the share of one layer that is done as a part of all layers, weighted by synapses."""
+        shapes = self.graph.shapes()
+        work = []
+        for block in self.blocks:
+            weight = block.synapse.weight
+            work.append(int(np.prod(shapes[block.neuron.name])) * max(weight.size // max(len(weight), 1), 1))
+        before, own, total = sum(work[:index]), work[index], sum(work)
+        return lambda share: progress(f"scales: {self.blocks[index].name}", before + int(share * own), total)
+
+    def layer(
+        self, index: int, option: Option, before: Candidate | None, tell: Callable[[float], None] | None = None
+    ) -> Candidate:
+        """The integers of one layer, ``before`` being those of the previous one; ``tell``: the share that is done."""
         block = self.blocks[index]
         form = Form(block, option.bits, self._hardware_legal)
         potential = index == len(self.blocks) - 1 and self.graph.reads_potential
@@ -134,12 +160,12 @@ class Workbench:
             inputs = [Given(Encoding(), before.spikes, 1.0)]
             wanted = self._trained.outputs[self.blocks[index - 1].neuron.name]
         by_row = not potential and (self._per_neuron or option.scales == PER_NEURON)
-        task = Task(form, expected, potential, wanted, self.graph.time_steps)
-        best = choose(task, inputs, option.scales, by_row)
         narrow = option.rounding == "auto" and option.bits <= SECOND_ORDER_BITS
-        if option.scales == "search" and (narrow or option.rounding == "second-order"):
-            best = second_order(task, best, by_row)
-        return best
+        second = option.scales == "search" and (narrow or option.rounding == "second-order")
+        tried = None if tell is None else counted(tell, most_attempts(len(inputs), option.scales, by_row, second))
+        task = Task(form, expected, potential, wanted, self.graph.time_steps, tried)
+        best = choose(task, inputs, option.scales, by_row)
+        return second_order(task, best, by_row) if second else best
 
     def finished(self, layers: list[Candidate]) -> Quantised:
         """The network of all layers."""
@@ -185,16 +211,32 @@ class Workbench:
         return found
 
 
+class Shelf:
+    """The workbench that was used last, for the next network of the same graph and samples."""
+
+    def __init__(self) -> None:
+        self._key = ""
+        self._bench: Workbench | None = None
+
+    def bench(self, graph: Graph, x: Array, per_neuron: bool, hardware_legal: bool) -> Workbench:
+        """A workbench, perhaps one that was used before; arguments as of :class:`Workbench`."""
+        key = digest((graph, x, per_neuron, hardware_legal))
+        if self._bench is None or key != self._key:
+            self._key, self._bench = key, Workbench(graph, x, per_neuron, hardware_legal)
+        return self._bench
+
+
 def quantise(
     graph: Graph,
     x: Array,
     bits: int = 8,
     scales: str = "search",
-    progress: Callable[[str], None] = lambda layer: None,
+    progress: Progress | None = None,
     per_neuron: bool = False,
     hardware_legal: bool = True,
     rounding: str = "auto",
     layers: Mapping[str, Mapping[str, Any]] | None = None,
+    shelf: Shelf | None = None,
 ) -> Quantised:
     """Integers for a lowered graph.
 
@@ -204,7 +246,7 @@ def quantise(
         bits: width of the weights, 1 to 8.
         scales: ``search``, one of :data:`SCALE_METHODS` for every layer, or ``per neuron``: in every row the largest
             magnitude fills the bits.
-        progress: called with each layer's name.
+        progress: called with each layer's name, and how much of all work is done.
         per_neuron: the search may give each row a scale, and so a threshold, of its own. That costs neuron profiles,
             of which a core has few.
         hardware_legal: decays fit the chip's registers. If not, memoryless membranes have ``vDecay`` 4096, which only
@@ -212,6 +254,7 @@ def quantise(
         rounding: ``nearest``, ``second-order``, or ``auto``: second-order for weights of up to six bits. It belongs to
             ``search``.
         layers: ``bits``, ``scales`` or ``rounding`` of single layers, by their name or its path (``features.3``).
+        shelf: what one network after the other may reuse; changes no result.
 
     Raises:
         UsageError: an option or a layer is unknown.
@@ -219,12 +262,11 @@ def quantise(
         LimitError: a layer cannot be expressed in the chip's ranges.
     """
     options = layer_options([block.name for block in chip_blocks(graph)], layers or {}, Option(bits, scales, rounding))
-    bench = Workbench(graph, x, per_neuron, hardware_legal)
-    made: list[Candidate] = []
-    for i, block in enumerate(bench.blocks):
-        progress(block.name)
-        made.append(bench.layer(i, options[block.name], made[-1] if made else None))
-    return bench.finished(made)
+    make = Workbench if shelf is None else shelf.bench
+    if progress is not None:
+        progress("running the trained model", 0, 0)
+    bench = make(graph, x, per_neuron, hardware_legal)
+    return bench.finished(bench.layers([options[block.name] for block in bench.blocks], progress))
 
 
 def _over_time(graph: Graph, x: Array) -> Array:
@@ -265,11 +307,11 @@ def layer_options(names: list[str], layers: Mapping[str, Mapping[str, Any]], usu
     for key, changes in layers.items():
         name = key if key in found else paths.get(key)
         if name is None:
-            raise UsageError(f"layers: {key!r} is no layer of the network; have {', '.join(names)}")
+            raise UsageError(f"layers: {key!r} is no layer of the network{suggestion(key, names)}")
         known = [f.name for f in fields(Option)]
         for option in changes:
             if option not in known:
-                raise UsageError(f"layers: {key}: {option!r} is unknown, expected {', '.join(known)}")
+                raise UsageError(f"layers: {key}: {option!r} is unknown{suggestion(option, known, ', expected ')}")
         found[name] = replace(usual, **changes)
         _check_option(f"{name}: ", found[name])
     return found
@@ -283,7 +325,7 @@ def _check_option(where: str, option: Option) -> None:
         ("rounding", option.rounding, ROUNDINGS),
     ):
         if value not in known:
-            raise UsageError(f"{where}{what}: {value!r} is unknown, expected {', '.join(known)}")
+            raise UsageError(f"{where}{what}: {value!r} is unknown{suggestion(value, known, ', expected ')}")
 
 
 def _check_samples(x: Array) -> None:

@@ -13,6 +13,7 @@ each of which starts from the best so far and keeps it on a tie:
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -95,6 +96,7 @@ class Task:
         expected: the trained model's spikes, or its potentials where those are read, ``[N, T, *shape]``.
         wanted: what the trained layer is given, ``[N, T, *input_shape]``.
         steps: time steps.
+        tried: called at each candidate.
     """
 
     form: Form
@@ -102,6 +104,7 @@ class Task:
     potential: bool
     wanted: Array
     steps: int
+    tried: Callable[[], None] | None = None
 
     def part(self, samples: slice) -> Task:
         """The same for some of the samples."""
@@ -121,6 +124,8 @@ class Task:
         Args:
             block: with other weights than the trained ones.
         """
+        if self.tried is not None:
+            self.tried()
         form = self.form if block is None else replace(self.form, block=block)
         scale = form.fitted(scale, given.scale, single)
         form = _raised(form, scale, given.scale)
@@ -199,6 +204,21 @@ def _survives(layer: Dense) -> bool:
     return np.array_equal(weight, layer.weight) and (
         recurrent is None or layer.recurrent is None or np.array_equal(recurrent, layer.recurrent)
     )
+
+
+def most_attempts(inputs: int, scales: str, per_neuron: bool, second: bool) -> int:
+    """Candidates that :func:`choose` and, where ``second``, :func:`second_order` try at most, recurrent rows aside."""
+    if scales != "search":
+        return inputs
+    rows = len(ROW_METHODS) + len(FACTORS) + 2 if per_neuron else 0
+    return inputs + len(SCALE_METHODS) + rows + (len(REPAIRS) + len(FACTORS) + 4 if second else 0)
+
+
+def counted(tell: Callable[[float], None], most: int) -> Callable[[], None]:
+    """Tells, each time that it is called, the share of ``most`` calls that were made before."""
+    calls = itertools.count()
+    tell(0.0)
+    return lambda: tell(min(next(calls) / most, 1.0))
 
 
 def choose(task: Task, inputs: list[Given], scales: str, per_neuron: bool) -> Candidate:

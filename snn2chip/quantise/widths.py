@@ -18,6 +18,7 @@ from snn2chip.chip import ChipNet
 from snn2chip.errors import CheckFailed, InputError, LimitError
 from snn2chip.graph import Graph, execute
 from snn2chip.hardware import Target, place
+from snn2chip.long_runs import Progress
 from snn2chip.quantise.network import SAMPLES, Option, Quantised, Workbench
 from snn2chip.quantise.search import Candidate
 from snn2chip.simulation import simulate
@@ -110,7 +111,7 @@ def choose_widths(
     budget_cores: int | None = None,
     per_neuron: bool = False,
     hardware_legal: bool = True,
-    progress: Callable[[str], None] = lambda what: None,
+    progress: Progress | None = None,
 ) -> tuple[Quantised, Widths]:
     """The cheapest network whose accuracy drops by at most ``max_drop``, or the most accurate on ``budget_cores``.
 
@@ -122,7 +123,7 @@ def choose_widths(
             on the others.
         target: the chip, whose memory is saved.
         max_drop: of the accuracy, 0..1; without classes of the share of equal predictions.
-        progress: called with what is done now.
+        progress: called with what is done now, and how much of it.
 
     Raises:
         CheckFailed: no widths meet what is asked for; the message says what is possible.
@@ -136,16 +137,18 @@ def choose_widths(
     judge = _Judge.of(graph, x[rest], None if y is None else y[rest])
     bench = _Bench(graph, x[: min(size, TRIAL_SAMPLES)], per_neuron, hardware_legal)
     count = len(bench.names)
+    tell = progress or (lambda what, done, of: None)
+    tell(f"sensitivity: all layers at {WIDTHS[0]} bits", 0, count * len(WIDTHS))
     usual = (WIDTHS[0],) * count
     widest = bench.layers(usual)
     wide_net = bench.bench.finished(widest).net
     words: list[dict[int, int]] = []
     sensitivity: list[dict[int, float]] = []
     for i, name in enumerate(bench.names):
-        progress(f"sensitivity of {name}")
         words.append({})
         sensitivity.append({})
-        for width in WIDTHS:
+        for k, width in enumerate(WIDTHS):
+            tell(f"sensitivity: {name} at {width} bits", i * len(WIDTHS) + k, count * len(WIDTHS))
             try:
                 own = bench.layers((*usual[:i], width))[i] if width != WIDTHS[0] else widest[i]
             except LimitError:
@@ -162,7 +165,7 @@ def choose_widths(
 
     def meets(index: int) -> bool:
         """Whether the network's accuracy is good enough."""
-        progress("widths " + " ".join(map(str, sequence[index])))
+        tell("widths: " + " ".join(map(str, sequence[index])), len(measured), len(sequence).bit_length() + 2)
         try:
             net = full.net(sequence[index])
         except LimitError:

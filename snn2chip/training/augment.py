@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from snn2chip.errors import UsageError
+from snn2chip.names import suggestion
 
 
 def moved(x: Tensor, most: int) -> Tensor:
@@ -57,7 +58,7 @@ def augmentation(names: Sequence[str]) -> Callable[[Tensor], Tensor]:
     """
     unknown = [name for name in names if name not in AUGMENTATIONS]
     if unknown:
-        raise UsageError(f"augmentation: {', '.join(unknown)} unknown; have {', '.join(AUGMENTATIONS)}")
+        raise UsageError(f"augmentation: {', '.join(unknown)} unknown{suggestion(unknown[0], AUGMENTATIONS)}")
 
     def augmented(x: Tensor) -> Tensor:
         if names and x.ndim < 4:

@@ -15,9 +15,13 @@ from torch import Tensor
 
 from snn2chip.data import open_data
 from snn2chip.errors import EnvironmentFailure, InputError, UsageError
+from snn2chip.names import closest, suggestion
 from snn2chip.training.events import saccades
 
 Array = npt.NDArray[Any]
+
+#: Data sets that have names; of the last two, what stands before the first colon.
+NAMES = ("digits", "saccades", "torchvision", "tonic")
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +171,8 @@ def load(
         (x, y), given = (from_library(name, root, part, time_steps) for part in (True, False))
     elif kind in ("torchvision", "tonic"):
         raise UsageError(f"data: {spec!r} lacks the folder; give {kind}:NAME:ROOT")
+    elif not Path(spec).exists() and closest(kind, NAMES) is not None:
+        raise InputError(f"{spec}: no such file, and no data set{suggestion(kind, NAMES)}")
     else:
         (x, y), given = _file(Path(spec)), None
     if test is not None:
@@ -196,7 +202,9 @@ def _library(package: str, module: str, name: str) -> Any:
     except ImportError as error:
         raise EnvironmentFailure(f"data: {package} cannot be imported ({error}); pip install {package}") from error
     if not isinstance(found, type):
-        raise UsageError(f"data: {package} has no data set {name!r}")
+        there = vars(importlib.import_module(module)).items()
+        names = [key for key, value in there if isinstance(value, type) and not key.startswith("_")]
+        raise UsageError(f"data: {package} has no data set {name!r}{suggestion(name, names)}")
     return found
 
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from snn2chip.errors import InputError, UsageError
+from snn2chip.names import suggestion
 from snn2chip.training import checkpoint as checkpoints
 from snn2chip.training.augment import augmentation
 from snn2chip.training.datasets import Samples, TrainingData, fewer_steps
@@ -71,7 +72,7 @@ class Settings:
             ("precision", ("float32", "bfloat16", "float16")),
         ):
             if getattr(self, name) not in known:
-                raise UsageError(f"{name}: {getattr(self, name)!r} is unknown; have {', '.join(known)}")
+                raise UsageError(f"{name}: {getattr(self, name)!r} is unknown{suggestion(getattr(self, name), known)}")
         if self.batch < 2 or self.learning_rate <= 0 or self.weight_decay < 0 or self.clip < 0:
             raise UsageError(
                 "settings: batch is at least 2, learning_rate positive, weight_decay and clip not negative"

@@ -23,12 +23,13 @@ from typing import cast
 from torch import Tensor, nn
 
 from snn2chip.errors import UsageError
+from snn2chip.names import suggestion
 from snn2chip.nn import LIF, Network, SpikingNeuron
 from snn2chip.training import losses
 from snn2chip.training.datasets import TrainingData
 from snn2chip.training.loop import Batch, Objective, Plan, Stage
 from snn2chip.training.models import builder, is_own, own_model
-from snn2chip.training.single_step import potential_noise, with_time_steps
+from snn2chip.training.single_step import potential_noise, with_own_statistics, with_time_steps
 from snn2chip.training.teacher import (
     activation_scales,
     activations,
@@ -38,7 +39,7 @@ from snn2chip.training.teacher import (
     spiking_from_teacher,
 )
 
-#: Training samples that a teacher's activations are scaled on.
+#: Training samples that a teacher's activations, or the batch norms of a converted network, are scaled on.
 SCALED_ON = 2048
 
 
@@ -72,7 +73,7 @@ class Options:
     rate_weight: float = 0.0
     rate_target: float = 0.0
     sigma: float = 0.2
-    mu: float = 0.0
+    mu: float = 0.2
     teacher_epochs: int | None = None
     online: bool = False
     warm_up: int = 12
@@ -101,7 +102,7 @@ def plan_of(method: str, data: TrainingData, options: Options) -> Plan:
         UsageError: no such method, or it does not go with the data or the model.
     """
     if method not in METHODS:
-        raise UsageError(f"method: {method!r} is unknown; have {', '.join(METHODS)}")
+        raise UsageError(f"method: {method!r} is unknown{suggestion(method, METHODS)}")
     if options.epochs < 1 or options.time_steps < 1:
         raise UsageError(f"{method}: {options.epochs} epochs of {options.time_steps} time steps; both are at least 1")
     return METHODS[method].plan(data, options)
@@ -220,7 +221,12 @@ def _noise(data: TrainingData, options: Options) -> Plan:
         1,
         lambda module: potential_noise(module, options.sigma, options.mu),
     )
-    return Plan((stage,), lambda networks: with_time_steps(cast(Network, networks[-1]), options.time_steps))
+
+    def converted(networks: Sequence[nn.Module]) -> nn.Module:
+        network = with_time_steps(cast(Network, networks[-1]), options.time_steps)
+        return with_own_statistics(network, data.training.x[:SCALED_ON])
+
+    return Plan((stage,), converted)
 
 
 def _s2nn(data: TrainingData, options: Options) -> Plan:

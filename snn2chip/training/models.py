@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from snn2chip.errors import UsageError
+from snn2chip.names import meant
 from snn2chip.nn import LIF, Network, Readout, Residual
 
 #: Makes the neurons of one layer; ``nn.ReLU`` makes the network's ordinary counterpart.
@@ -124,6 +125,7 @@ def builder(spec: str) -> Callable[..., Network]:
     if name not in MODELS:
         raise UsageError(
             f"model: {spec!r} is unknown; have {', '.join(MODELS)}, or PACKAGE.MODULE:FUNCTION for one of your own"
+            f"{meant(name, MODELS)}"
         )
     if not detail:
         return MODELS[name]

@@ -124,6 +124,9 @@ def run_worker(job: dict[str, Any], work: Path, timeout: float) -> dict[str, Any
         segments = work / "segments"
         for name in segments.read_text().split() if segments.exists() else []:
             Path("/dev/shm", name).unlink(missing_ok=True)
+        temporary = work / "temporary"
+        if temporary.exists():
+            shutil.rmtree(temporary.read_text(), ignore_errors=True)
 
 
 def reason(text: str) -> str:
