@@ -623,7 +623,7 @@ class ChipNet(_Comparable):
         readout: how a prediction is read.
         time_steps: steps T of one sample.
         window: steps W >= T between two resets; the input is silent from T on.
-        target: chip that ranges were chosen for.
+        target: chip that was asked for.
         inexact: what differs from the trained model beyond rounding, one sentence each.
         exit: how a decision may leave early; None where it does not.
     """

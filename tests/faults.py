@@ -89,6 +89,8 @@ def run(request: dict[str, Any]) -> None:
     os.chdir(request["folder"])
     tempfile.tempdir = None
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGHUP, signal.SIGTERM):  # whatever the tests run under, nohup perhaps
+        signal.signal(number, signal.SIG_DFL)
     if request["file_size"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"],) * 2)
     if request["memory"] is not None:

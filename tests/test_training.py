@@ -264,15 +264,15 @@ def test_modules_of_snntorch_train_in_the_loop(
     digits: training.TrainingData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pytest.importorskip("snntorch")
-    (tmp_path / "mynets.py").write_text(Path(__file__).read_text())
+    (tmp_path / "nets_of_snntorch.py").write_text(Path(__file__).read_text())
     monkeypatch.chdir(tmp_path)
-    trained = run("str", digits, {"model": "mynets:OfSnnTorch", "time_steps": 3, "epochs": 3})
+    trained = run("str", digits, {"model": "nets_of_snntorch:OfSnnTorch", "time_steps": 3, "epochs": 3})
     assert trained.history[-1].loss < trained.history[0].loss
     assert len(trained.validation.accuracy) == 3
     save_trained(trained.network, digits, tmp_path / "model.pt", 3)
     assert s2c.convert(tmp_path / "model.pt", scales="max").time_steps == 3
     with pytest.raises(UsageError, match="builds its networks itself"):
-        run("ltl", digits, {"model": "mynets:OfSnnTorch"})
+        run("ltl", digits, {"model": "nets_of_snntorch:OfSnnTorch"})
 
 
 @pytest.mark.parametrize(

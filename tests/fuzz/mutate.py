@@ -175,7 +175,8 @@ def packed(parts: Sequence[tuple[str, bytes, int]]) -> bytes:
     with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w") as file:
         warnings.simplefilter("ignore")
         for name, content, method in parts:
-            file.writestr(name, content, method)
+            if zipfile.ZipInfo(name).filename:  # Python cuts names at a zero byte, and writes none that are empty
+                file.writestr(name, content, method)
     return buffer.getvalue()
 
 
