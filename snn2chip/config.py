@@ -230,7 +230,7 @@ def checked(key: str, value: Any, where: str = "") -> Any:
         raise InputError(f"{where}bits: {shown(value, 40)!r}, expected 1 to 8{'' if where else ', or auto'}")
     allowed: Any
     kind, allowed = _KINDS[key]
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < 1e9:  # a float holds no more than 308 digits
         value = float(value)
     number: Any = value
     if type(value) is not kind or (kind in (int, float) and not 0 <= number < 1e9):

@@ -47,6 +47,7 @@ SIMULATE = "simulate model.net data.npz -o {} --record all --backend reference"
 LONG = "simulate model.net long -o out --backend reference"
 DEPLOY = "deploy model.net --data data.npz -o {}"
 TRAIN = "train tet --data train.npz --test test.npz --model mlp:8 --epochs 2 --threads 1 -o {0}/m.pt --log {0}/log.csv"
+LONG_TRAIN = TRAIN.replace("--epochs 2", "--epochs 100")  # not over when a signal arrives
 HANG = "sleep 1000 & touch $BENCH/hangs; wait"  # an interpreter that starts something, and says nothing
 FULL = r"cannot be written \(No space left on device\)"
 READ_ONLY = r"cannot be written \(Read-only file system\)"
@@ -469,8 +470,9 @@ def assert_same_run(bench: Bench) -> None:
 
 def trains_on(bench: Bench) -> None:
     """To the same model as without the interruption."""
-    bench.succeed(TRAIN.format("."))
-    assert (bench.folder / "m.pt").read_bytes() == (bench.folder / "trained/m.pt").read_bytes()
+    bench.succeed(LONG_TRAIN.format("."))
+    bench.succeed(LONG_TRAIN.format("trained").replace("/m.pt", "/long.pt"))
+    assert (bench.folder / "m.pt").read_bytes() == (bench.folder / "trained/long.pt").read_bytes()
 
 
 def restored(name: str) -> Callable[[Bench], object]:
@@ -715,7 +717,7 @@ FAULTS = [
     Fault(
         "terminated-train",
         "SIGTERM in training; the same command goes on to the same model",
-        TRAIN.format("."),
+        LONG_TRAIN.format("."),
         130,
         "interrupted",
         sent(signal.SIGTERM, checkpoint_is_there),
@@ -725,7 +727,7 @@ FAULTS = [
     Fault(
         "killed-train",
         "`kill -9` in training; the same command goes on to the same model",
-        TRAIN.format("."),
+        LONG_TRAIN.format("."),
         -9,
         "",
         sent(signal.SIGKILL, checkpoint_is_there),

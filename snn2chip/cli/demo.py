@@ -13,7 +13,7 @@ from snn2chip.cli.verify import print_exit_proof
 EPILOG = """
 Examples:
   snn2chip demo
-  snn2chip demo --folder /tmp/demo --samples 8
+  snn2chip demo --folder elsewhere --samples 8
 """
 
 

@@ -35,7 +35,7 @@ HANG_SECONDS = 5
 #: libFuzzer's limit, for what Python cannot interrupt.
 STUCK_SECONDS = 120
 #: What libFuzzer takes as a share of the time, in readers' order of difficulty.
-SHARES = {"yaml": 3, "npz": 4, "npy": 1, "h5": 3, "net": 4, "nir": 4, "pt": 3, "state": 2, "run": 1}
+SHARES = {"yaml": 3, "npz": 4, "npy": 1, "h5": 8, "net": 4, "nir": 4, "pt": 3, "state": 2, "run": 1}
 
 
 class Hang(BaseException):
