@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from collections.abc import Iterator
@@ -22,9 +21,7 @@ def pytest_configure() -> None:
     """Where CI has to prove things against Lava, a missing Lava is a failure; elsewhere its tests skip."""
     if os.environ.get("CI") != "true" or sys.version_info >= (3, 11):
         return
-    try:
-        missing = importlib.util.find_spec("lava.lib.dl.netx") is None
-    except ImportError:
-        missing = True
-    if missing:
+    from with_lava import INSTALLED
+
+    if not INSTALLED:
         raise pytest.UsageError("CI on Python 3.10 needs Lava: install the extra 'lava'")

@@ -6,14 +6,13 @@ thresholds, so that one scale for all of them leaves a threshold of 9 units.
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+from with_lava import needs_lava
 
 from snn2chip.graph import Graph, Input, Linear, Neuron, execute
 from snn2chip.passes import lower
@@ -27,12 +26,6 @@ NETWORK = DATA / "braille_noDelay_bias_zero.nir"
 DT = 1e-4  # of the paper, s
 
 pytestmark = pytest.mark.skipif(not NETWORK.exists(), reason="the Braille network is not in ../shared")
-
-try:
-    LAVA = importlib.util.find_spec("lava.lib.dl.netx") is not None
-except ImportError:
-    LAVA = False
-LAVA = LAVA or lava.PYTHON_VARIABLE in os.environ
 
 
 def braille() -> Graph:
@@ -133,7 +126,7 @@ def test_rows_with_scales_of_their_own_are_what_it_takes(quantised: Quantised) -
 
 
 @pytest.mark.lava
-@pytest.mark.skipif(not LAVA, reason="Lava is not installed")
+@needs_lava
 def test_lava_fires_as_the_event_simulator(quantised: Quantised) -> None:
     net = quantised.net
     record = Record.everything(net)

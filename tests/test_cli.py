@@ -19,6 +19,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from torch import nn
+from with_lava import needs_lava
 
 import snn2chip as s2c
 from snn2chip.cli import cli
@@ -132,8 +133,8 @@ def test_export_without_lava(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.lava
+@needs_lava
 def test_export_verifies_in_lava(folder: Path, tmp_path: Path) -> None:
-    pytest.importorskip("lava.lib.dl.netx", reason="Lava needs Python 3.10")
     content = as_json("export", folder / "model.pt", "-o", tmp_path / "a.net", "--samples", 3)
     assert content["lava"] is True
     assert content["verification"]["against"] == "lava"
@@ -142,8 +143,8 @@ def test_export_verifies_in_lava(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.lava
+@needs_lava
 def test_lava_that_hangs_or_is_interrupted(folder: Path, tmp_path: Path) -> None:
-    pytest.importorskip("lava.lib.dl.netx", reason="Lava needs Python 3.10")
     command = ["export", folder / "model.pt", "-o", tmp_path / "out.net"]
     late = call(*command, "--timeout", 0.01)
     assert late.exit_code == 5

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ import torch
 from click.testing import CliRunner
 from deployed import delayed_net, exit_net, feedback_circuit, sigma_delta_net, soft_reset_circuit, spikes
 from torch import nn
+from with_lava import needs_lava
 
 import snn2chip as s2c
 from snn2chip.chip import ChipNet
@@ -30,13 +30,7 @@ from snn2chip.nn import LIF, Network, Readout
 from snn2chip.simulators import lava, lava_env, reference
 from snn2chip.traces import Record
 
-try:
-    LAVA = importlib.util.find_spec("lava.magma.core") is not None
-except ImportError:
-    LAVA = False
-LAVA = LAVA or lava.PYTHON_VARIABLE in os.environ
-
-pytestmark = [pytest.mark.lava, pytest.mark.skipif(not LAVA, reason="Lava is not installed")]
+pytestmark = [pytest.mark.lava, needs_lava]
 
 
 def run(bundle: Path, *arguments: str, python: str | None = None) -> subprocess.CompletedProcess[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from with_lava import needs_lava
 
 import snn2chip as s2c
 from snn2chip import limits
@@ -47,11 +47,7 @@ from snn2chip.traces import Record, encode
 
 Array = Any
 
-try:
-    HAS_LAVA = importlib.util.find_spec("lava.lib.dl.netx") is not None
-except ImportError:
-    HAS_LAVA = False
-in_lava = [pytest.mark.lava, pytest.mark.skipif(not HAS_LAVA, reason="Lava is not installed")]
+runs_lava = [pytest.mark.lava, needs_lava]
 
 
 def potential_net(seed: int = 0, classes: int = 4, hidden: int = 10, steps: int = 8, bias: bool = True) -> ChipNet:
@@ -333,7 +329,7 @@ LAVA_CASES = [
 
 
 @pytest.mark.parametrize(
-    ("make", "policy", "form", "threshold"), [pytest.param(*case, marks=in_lava) for case in LAVA_CASES]
+    ("make", "policy", "form", "threshold"), [pytest.param(*case, marks=runs_lava) for case in LAVA_CASES]
 )
 def test_lava_decides_gates_and_stops_the_same(
     make: Callable[..., ChipNet], policy: Any, form: Any, threshold: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import itertools
 import json
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import strategies
 from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from with_lava import SHIPPED
 
 from snn2chip import limits
 from snn2chip.chip import ChipNet, Conv, Dense, Encoding, InputNeurons, Neuron, SigmaDelta
@@ -233,14 +233,9 @@ def test_mnist_layout_is_the_published_one() -> None:
 
 
 def shipped(path: str) -> Path:
-    try:
-        found = importlib.util.find_spec("lava.lib.dl.netx")
-    except ImportError:
-        found = None
-    file = Path("/nowhere") if found is None or found.origin is None else Path(found.origin).parents[4]
-    if not (file / "tests/lava/lib/dl/netx" / path).exists():
+    if not (SHIPPED / path).exists():
         pytest.skip("lava-dl and its tests are not installed")
-    return file / "tests/lava/lib/dl/netx" / path
+    return SHIPPED / path
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
+from with_lava import SHIPPED, needs_lava_here
 
 from snn2chip.chip import ChipNet, Conv, Dense, Encoding, InputNeurons, Neuron
 from snn2chip.errors import InputError
@@ -99,10 +99,10 @@ def test_traces_of_another_network() -> None:
 
 
 @pytest.mark.slow
+@needs_lava_here
 def test_pilotnet_within_a_factor_of_two() -> None:
     """Slow: 17 million messages. Published for Loihi 2: 152.8 us a step, 1.661 mJ a frame; costs are Loihi 1's."""
-    found = pytest.importorskip("lava.lib.dl.netx", reason="lava-dl ships the network").__file__
-    folder = Path(found).parents[4] / "tests/lava/lib/dl/netx/gts/pilotnet_lif"
+    folder = SHIPPED / "gts/pilotnet_lif"
     network = dataclasses.replace(
         netx.read(folder / "network.net"), encoding=Encoding("graded", 1.0, -255, 255), time_steps=16, window=16
     )

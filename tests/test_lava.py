@@ -14,19 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from with_lava import needs_lava
 
 from snn2chip.chip import ChipNet, Conv, Dense, Encoding, InputNeurons, Layer, Neuron, Shape
 from snn2chip.errors import InputError, LavaError, LimitError, UsageError
 from snn2chip.simulators import lava, reference
 from snn2chip.traces import MODES, Mode, Record, Traces
 
-try:
-    LAVA = importlib.util.find_spec("lava.lib.dl.netx") is not None
-except ImportError:
-    LAVA = False
-LAVA = LAVA or lava.PYTHON_VARIABLE in os.environ
-
-needs_lava = [pytest.mark.lava, pytest.mark.skipif(not LAVA, reason="Lava is not installed")]
+runs_lava = [pytest.mark.lava, needs_lava]
 
 
 def integers(shape: Shape, seed: int = 0, low: int = -100, high: int = 101) -> Any:
@@ -146,7 +141,7 @@ def traces_of_warm_up() -> Callable[[ChipNet], int]:
 class TestEqual:
     """Every test runs Lava."""
 
-    pytestmark = needs_lava
+    pytestmark = runs_lava
 
     @pytest.mark.parametrize(
         ("net", "modes"),
@@ -239,7 +234,7 @@ def long_net() -> ChipNet:
 class TestFailures:
     """Every test starts Lava and sees it fail."""
 
-    pytestmark = needs_lava
+    pytestmark = runs_lava
 
     def test_time_out(self, folder: Path) -> None:
         net = long_net()
@@ -376,7 +371,7 @@ def test_refused_before_anything_starts(folder: Path) -> None:
         lava.run(net, spikes(net)[0])
 
 
-@pytest.mark.skipif(not LAVA, reason="Lava is not installed")
+@needs_lava
 def test_refused_by_the_exporter_and_no_samples(folder: Path) -> None:
     zero = ChipNet((2,), (Dense("zero", (2,), np.zeros((2, 2), int), Neuron.of("zero", 1)),))
     with pytest.raises(LimitError, match="zero"):

@@ -6,7 +6,6 @@ Refused means that :func:`snn2chip.exporters.netx.write` raises; avoided means t
 from __future__ import annotations
 
 import importlib.util
-import os
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from with_lava import NETX, needs_lava, needs_lava_here
 
 from snn2chip.chip import ChipNet, Conv, Dense, Encoding, InputNeurons, Neuron
 from snn2chip.errors import InputError, LimitError
@@ -24,13 +24,7 @@ from snn2chip.exporters.netx_loader import loader_weights
 from snn2chip.simulators import lava, reference
 from snn2chip.traces import Record
 
-try:
-    LAVA = importlib.util.find_spec("lava.lib.dl.netx")
-except ImportError:
-    LAVA = None
-
-CALLABLE = LAVA is not None or lava.PYTHON_VARIABLE in os.environ
-lava_runs = [pytest.mark.lava, pytest.mark.skipif(not CALLABLE, reason="Lava is not installed")]
+runs_lava = [pytest.mark.lava, needs_lava]
 
 
 def dense_net(weight: Any, recurrent: Any = None, **neuron: Any) -> ChipNet:
@@ -136,7 +130,7 @@ def test_decays_are_stored_signed(tmp_path: Path) -> None:
 
 
 class TestInLava:
-    pytestmark = lava_runs
+    pytestmark = runs_lava
 
     @pytest.mark.parametrize(
         "net",
@@ -211,8 +205,8 @@ class TestInLava:
 
 def real_functions() -> tuple[ModuleType, ModuleType]:
     """The loader's and Lava's own; the first by path, as its package imports torch."""
-    assert LAVA is not None and LAVA.submodule_search_locations
-    path = Path(next(iter(LAVA.submodule_search_locations))) / "utils.py"
+    assert NETX is not None
+    path = NETX / "utils.py"
     spec = importlib.util.spec_from_file_location("netx_utils", path)
     assert spec is not None and spec.loader is not None
     utils = importlib.util.module_from_spec(spec)
@@ -248,7 +242,7 @@ def matrices(draw: st.DrawFn) -> tuple[Any, Any]:
 
 
 @pytest.mark.lava
-@pytest.mark.skipif(LAVA is None, reason="Lava is not installed")
+@needs_lava_here
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 class TestLoaderWeights:
     functions: tuple[ModuleType, ModuleType] | None = None

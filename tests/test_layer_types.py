@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import pytest
 from compare import assert_same_traces
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from strategies import chip_nets, messages_for, rf_nets, sdnn_nets
+from with_lava import needs_lava_here
 
 from snn2chip.chip import (
     ChipNet,
@@ -37,11 +37,7 @@ from snn2chip.exporters.netx_loader import loader_rotation
 from snn2chip.simulators import lava, reference
 from snn2chip.traces import MODES, Mode, Record
 
-try:
-    LAVA = importlib.util.find_spec("lava.lib.dl.netx") is not None
-except ImportError:
-    LAVA = False
-needs_lava = [pytest.mark.lava, pytest.mark.skipif(not LAVA, reason="Lava is not installed")]
+runs_lava = [pytest.mark.lava, needs_lava_here]
 
 IDENTITY = Encoding("graded", 1.0, -65535, 65535)
 PASSES = Neuron.of("d", 100, 4096, 4096)  # u is 64 times the weighted sum
@@ -355,18 +351,18 @@ def found_in(net: ChipNet, mode: Mode) -> Counter[str]:
             chip_nets(netx_safe=True, delays=True, recurrent=False, max_steps=9),
             10,
             ("delays", "longest delay"),
-            marks=needs_lava,
+            marks=runs_lava,
             id="delays",
         ),
         pytest.param(
             sdnn_nets(),
             12,
             ("Delta", "SigmaDelta", "Sigma", "Neuron", "convolution", "spike exponent", "graded delays"),
-            marks=needs_lava,
+            marks=runs_lava,
             id="sigma-delta",
         ),
         pytest.param(
-            rf_nets(), 10, ("phase", "Izhikevich", "rotation of each neuron"), marks=needs_lava, id="resonators"
+            rf_nets(), 10, ("phase", "Izhikevich", "rotation of each neuron"), marks=runs_lava, id="resonators"
         ),
     ],
 )
@@ -405,7 +401,7 @@ def test_lava_equals_reference(nets: Any, runs: int, wanted: tuple[str, ...]) ->
     assert [name for name in (*wanted, *MODES) if not population[name]] == []
 
 
-@pytest.mark.parametrize("jobs", [pytest.param(n, marks=needs_lava) for n in (1, 2)])
+@pytest.mark.parametrize("jobs", [pytest.param(n, marks=runs_lava) for n in (1, 2)])
 def test_samples_are_isolated_where_no_states_are_recorded(jobs: int) -> None:
     encoder = InputNeurons("in", (2,), Delta.of("in", 1))
     hidden = Dense("h", (2,), matrix([2, -3], [4, 1]), SigmaDelta.of("h", 3, 5), delay=matrix([0, 1], [3, 0]))
@@ -415,7 +411,7 @@ def test_samples_are_isolated_where_no_states_are_recorded(jobs: int) -> None:
     assert np.array_equal(expected.scores(net), lava.run(net, messages, timeout=120, jobs=jobs).scores(net))
 
 
-@pytest.mark.parametrize("neuron", [pytest.param(Sigma(), marks=needs_lava)])
+@pytest.mark.parametrize("neuron", [pytest.param(Sigma(), marks=runs_lava)])
 def test_sums_of_changes_wrap_in_lava_too(neuron: Any) -> None:
     net = ChipNet((1,), (Dense("fc", (1,), matrix([255]), neuron),), Encoding("graded", 1.0, 0, 65535), time_steps=130)
     messages = np.full((1, 130, 1), 65535, np.int32)
@@ -439,7 +435,7 @@ print(json.dumps([what_it_made(path) for path in sys.argv[1:]]))
 """
 
 
-@pytest.mark.parametrize("script", [pytest.param(LOADER, marks=[*needs_lava, pytest.mark.slow], id="loader")])
+@pytest.mark.parametrize("script", [pytest.param(LOADER, marks=[*runs_lava, pytest.mark.slow], id="loader")])
 def test_files_are_read_as_the_loader_reads_them(script: str, tmp_path: Path) -> None:
     """Slow: it starts torch and all that lava-dl imports with it."""
     rng = np.random.default_rng(0)
@@ -478,7 +474,7 @@ print(json.dumps([sorted(real) == sorted(ours), [bool(np.array_equal(real[k], ou
 """
 
 
-@pytest.mark.parametrize("worker", [pytest.param(lava.WORKER, marks=[*needs_lava, pytest.mark.slow])])
+@pytest.mark.parametrize("worker", [pytest.param(lava.WORKER, marks=[*runs_lava, pytest.mark.slow])])
 def test_the_workers_stand_in_equals_lavas_function(worker: Path) -> None:
     """Slow: it starts torch and all that lava-dl imports with it."""
     command = [sys.executable, "-c", STAND_IN, str(worker)]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import os
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lowered import assert_same_spikes
+from with_lava import needs_lava
 
 from snn2chip.errors import DoesNotFitError, UsageError
 from snn2chip.graph import (
@@ -37,17 +36,10 @@ from snn2chip.passes.soft_reset import carry_state_in_current
 from snn2chip.passes.unroll import conv_matrix
 from snn2chip.quantise import quantise
 from snn2chip.simulation import simulate
-from snn2chip.simulators import lava
 from snn2chip.traces import Record, encode
 from snn2chip.verification import verify
 
 Array = np.ndarray[Any, Any]
-
-try:
-    LAVA = importlib.util.find_spec("lava.lib.dl.netx") is not None
-except ImportError:
-    LAVA = False
-LAVA = LAVA or lava.PYTHON_VARIABLE in os.environ
 
 
 class Chain:
@@ -461,7 +453,7 @@ def test_integer_weights_reach_the_chip_exactly(case: str) -> None:
 
 
 @pytest.mark.lava
-@pytest.mark.skipif(not LAVA, reason="Lava is not installed")
+@needs_lava
 @pytest.mark.parametrize("case", ["soft", "soft, late", "max pool", "leaky"])
 def test_lowered_networks_in_lava(case: str) -> None:
     if case == "leaky":

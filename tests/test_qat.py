@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from with_lava import needs_lava
 
 import snn2chip as s2c
 from snn2chip.errors import UnsupportedError, UsageError
 from snn2chip.nn import IF, LIF, CubaLIF, Network, Readout, Residual
 from snn2chip.quantise import IntegerNetwork, Spec, prepare
 from snn2chip.simulation import simulate
-from snn2chip.simulators import lava
 from snn2chip.traces import Record
-
-try:
-    LAVA = importlib.util.find_spec("lava.lib.dl.netx") is not None
-except ImportError:
-    LAVA = False
-LAVA = LAVA or lava.PYTHON_VARIABLE in os.environ
 
 
 def dense() -> Network:
@@ -230,7 +222,7 @@ def test_what_has_no_parameters_of_its_own_is_refused() -> None:
 
 
 @pytest.mark.lava
-@pytest.mark.skipif(not LAVA, reason="Lava is not installed")
+@needs_lava
 @pytest.mark.parametrize("name", ["conv", "soft reset"])
 def test_lava_fires_the_same(name: str) -> None:
     network = made(name)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import os
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +11,7 @@ import torch
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from with_lava import needs_lava
 
 from snn2chip import law, limits
 from snn2chip.chip import ChipNet, Conv, Dense, Encoding, InputNeurons
@@ -43,12 +42,6 @@ from snn2chip.quantise.rounding import Rounding
 from snn2chip.simulation import simulate
 from snn2chip.simulators import lava
 from snn2chip.traces import Record, encode
-
-try:
-    LAVA = importlib.util.find_spec("lava.lib.dl.netx") is not None
-except ImportError:
-    LAVA = False
-LAVA = LAVA or lava.PYTHON_VARIABLE in os.environ
 
 
 def dense(*modules: nn.Module, inputs: int = 8, steps: int = 6) -> Network:
@@ -536,7 +529,7 @@ def test_lowered_networks_of_integers_are_exact(case: str) -> None:
 
 
 @pytest.mark.lava
-@pytest.mark.skipif(not LAVA, reason="Lava is not installed")
+@needs_lava
 def test_lava_runs_doubled_weights_relays_and_self_inhibition() -> None:
     graph, x = lowerable("reset by subtraction")
     net = quantise(lower(graph), x).net

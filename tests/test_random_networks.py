@@ -12,10 +12,11 @@ import pytest
 from compare import assert_same_traces
 from hypothesis import HealthCheck, Phase, given, settings
 from strategies import SITUATIONS, chip_nets, messages_for, rf_nets, sdnn_nets, situations
+from with_lava import needs_lava
 
 from snn2chip.chip import ChipNet, Conv, Dense, Encoding, InputNeurons, Neuron, Resonator
 from snn2chip.errors import LimitError
-from snn2chip.simulators import event, reference
+from snn2chip.simulators import event, lava, reference
 from snn2chip.traces import MODES, Mode, Record, Traces
 
 NETWORKS = 600
@@ -138,10 +139,8 @@ def test_event_equals_reference_with_other_neurons(nets: Callable[[], st.SearchS
 
 
 @pytest.mark.lava
+@needs_lava
 def test_lava_equals_reference() -> None:
-    pytest.importorskip("lava.magma", reason="Lava is not installed")
-    lava = pytest.importorskip("snn2chip.simulators.lava")
-
     population: Counter[str] = Counter()
 
     # A run takes seconds, so a failure is reported as it is drawn, not shrunk.
@@ -198,10 +197,9 @@ def _far_apart() -> dict[str, tuple[ChipNet, list[list[list[int]]], Mode]]:
 
 
 @pytest.mark.lava
+@needs_lava
 @pytest.mark.parametrize("situation", _far_apart())
 def test_lava_equals_reference_where_implementations_part(situation: str) -> None:
-    pytest.importorskip("lava.magma", reason="Lava is not installed")
-    lava = pytest.importorskip("snn2chip.simulators.lava")
     net, values, mode = _far_apart()[situation]
     messages, record = np.array(values, np.int32), Record.everything(net)
     assert situations(net, messages, mode)[situation]

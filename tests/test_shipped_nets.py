@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 from compare import assert_same_traces
+from with_lava import SHIPPED
 
 from snn2chip.chip import (
     ChipNet,
@@ -30,19 +30,9 @@ from snn2chip.law import run_layer
 from snn2chip.simulators import event, lava, reference
 from snn2chip.traces import MODES, Mode, Record
 
-try:
-    LAVA = importlib.util.find_spec("lava.lib.dl.netx")
-except ImportError:
-    LAVA = None
-
-# lava-dl installs its tests, as a top-level package
-FOLDER = (
-    Path("/nowhere") if LAVA is None or LAVA.origin is None else Path(LAVA.origin).parents[4] / "tests/lava/lib/dl/netx"
-)
-
 pytestmark = [
     pytest.mark.lava,
-    pytest.mark.skipif(not (FOLDER / "tiny.net").exists(), reason="lava-dl and its tests are not installed"),
+    pytest.mark.skipif(not (SHIPPED / "tiny.net").exists(), reason="lava-dl and its tests are not installed"),
 ]
 
 
@@ -52,20 +42,20 @@ by_law_and_event = pytest.mark.parametrize("run", [run_layer, event.run_layer], 
 
 def recorded(name: str) -> np.ndarray:
     """``[1, T, C, H, W]``."""
-    array: np.ndarray = np.load(FOLDER / "gts" / "tinynet" / f"{name}.npy")
+    array: np.ndarray = np.load(SHIPPED / "gts" / "tinynet" / f"{name}.npy")
     return np.moveaxis(array, -1, 1).astype(np.int64)
 
 
 @pytest.fixture(scope="module")
 def tiny() -> ChipNet:
     """Its recordings drive the input neurons' bias, which NetX does not carry; a message a step is the same."""
-    net = netx.read(FOLDER / "tiny.net")
+    net = netx.read(SHIPPED / "tiny.net")
     return dataclasses.replace(net, encoding=Encoding("graded", 1.0, -255, 255), time_steps=16, window=16)
 
 
 def image() -> np.ndarray:
     """``[C, H, W]``: what the recordings added to the input neurons at each step, except at the first."""
-    bias: np.ndarray = np.load(FOLDER / "gts" / "tinynet" / "input_bias.npy")
+    bias: np.ndarray = np.load(SHIPPED / "gts" / "tinynet" / "input_bias.npy")
     return bias.transpose(2, 1, 0).astype(np.int64)
 
 
@@ -114,7 +104,7 @@ LIF = "gts/pilotnet_lif"
 
 def ground_truth(name: str) -> np.ndarray:
     """``[T, C, H, W]`` or ``[T, N]``: recordings are stored W, H, C, T."""
-    array: np.ndarray = np.load(FOLDER / "gts" / f"{name}.npy")
+    array: np.ndarray = np.load(SHIPPED / "gts" / f"{name}.npy")
     return array.T.astype(np.int64)
 
 
@@ -142,7 +132,7 @@ def assert_lava_equals(net: ChipNet, messages: np.ndarray, *modes: str) -> None:
 @pytest.mark.parametrize("simulator", [reference, event])
 def test_ntidigits_equals_its_recording(simulator: ModuleType) -> None:
     """Two layers of delays up to 62, 3000 steps; the recording shows step t at t + 4, one after Lava."""
-    net = netx.read(FOLDER / "gts/ntidigits/ntidigits.net", num_layers=5)
+    net = netx.read(SHIPPED / "gts/ntidigits/ntidigits.net", num_layers=5)
     net = dataclasses.replace(net, time_steps=3000, window=3000)
     assert net.delayed and net.leaks and net.inexact == ()
     messages = ground_truth("ntidigits/input").astype(np.int32).reshape(1, 3000, 1, 1, 64)
@@ -154,13 +144,13 @@ def test_ntidigits_equals_its_recording(simulator: ModuleType) -> None:
 
 def test_layers_that_netx_cannot_load_are_named() -> None:
     with pytest.raises(UnsupportedError, match=r"ntidigits\.net: layer 5: type 'average'"):
-        netx.read(FOLDER / "gts/ntidigits/ntidigits.net")
+        netx.read(SHIPPED / "gts/ntidigits/ntidigits.net")
 
 
 @pytest.mark.slow
 def test_ntidigits_in_lava() -> None:
     """Slow: Lava builds a matrix of 63 * 256 * 256 at each step."""
-    net = netx.read(FOLDER / "gts/ntidigits/ntidigits.net", num_layers=5)
+    net = netx.read(SHIPPED / "gts/ntidigits/ntidigits.net", num_layers=5)
     net = dataclasses.replace(net, time_steps=80, window=90)
     messages = ground_truth("ntidigits/input")[240:400].astype(np.int32).reshape(2, 80, 1, 1, 64)
     assert_lava_equals(net, messages, "isolated", "windowed")
@@ -170,7 +160,7 @@ def test_ntidigits_in_lava() -> None:
 @pytest.mark.parametrize(("name", "layers"), [("network", 2), ("square_network", 4)])
 def test_pilotnet_sdnn_equals_its_recordings(name: str, layers: int, run: Run) -> None:
     """Messages of the encoder, sigma of the first layers: 20 steps of one image, while the pipeline fills as well."""
-    net = netx.read(FOLDER / SDNN / f"{name}.net")
+    net = netx.read(SHIPPED / SDNN / f"{name}.net")
     width = net.input_shape[2]
     image = ground_truth("pilotnet_sdnn/input")[..., :width]
     found = chip_time(net, np.repeat(image, 20, axis=0), run)
@@ -183,7 +173,7 @@ def test_pilotnet_sdnn_equals_its_recordings(name: str, layers: int, run: Run) -
 
 
 def test_pilotnet_sdnn_is_read() -> None:
-    net = netx.read(FOLDER / SDNN / "network.net")
+    net = netx.read(SHIPPED / SDNN / "network.net")
     assert isinstance(net.layers[0].neuron, Delta) and isinstance(net.layers[-1].neuron, Sigma)
     assert all(isinstance(layer.neuron, SigmaDelta) for layer in net.layers[1:-1])
     assert net.encoding.kind == "graded" and net.readout.kind == "potential"
@@ -195,7 +185,7 @@ def test_pilotnet_sdnn_is_read() -> None:
     [("square_network", ("isolated", "windowed")), pytest.param("network", ("isolated",), marks=pytest.mark.slow)],
 )
 def test_pilotnet_sdnn_in_lava(name: str, modes: tuple[str, ...]) -> None:
-    net = dataclasses.replace(netx.read(FOLDER / SDNN / f"{name}.net"), time_steps=3, window=3)
+    net = dataclasses.replace(netx.read(SHIPPED / SDNN / f"{name}.net"), time_steps=3, window=3)
     image = ground_truth("pilotnet_sdnn/input")[0, ..., : net.input_shape[2]].astype(np.int32)
     assert_lava_equals(net, np.stack([[image, image // 2, -image], [image[:, ::-1]] * 3]), *modes)
 
@@ -208,13 +198,13 @@ def test_sigma_delta_blocks_equal_their_recordings(run: Run) -> None:
     encoder = InputNeurons("in", (3, 16, 16), Delta.of("in", 20))
     messages = run(encoder, (image * wave[:, None, None, None]).astype(np.int64)[None])[0]
     assert np.array_equal(messages[0], ground_truth("tinynet_sdnn/input"))
-    kernel = np.load(FOLDER / "gts/tinynet_sdnn/layer1_kernel.npy").transpose(0, 3, 2, 1)[..., ::-1, ::-1]
+    kernel = np.load(SHIPPED / "gts/tinynet_sdnn/layer1_kernel.npy").transpose(0, 3, 2, 1)[..., ::-1, ::-1]
     bias = ground_truth("tinynet_sdnn/layer1_bias")
     layer = Conv("c", (3, 16, 16), kernel, SigmaDelta.of("c", 20, bias), stride=(2, 2))
     late = np.concatenate([np.zeros_like(messages[:, :1]), messages != 0], axis=1)
     assert np.array_equal(run(layer, late)[0][0], ground_truth("tinynet_sdnn/layer1"))
-    flat = np.load(FOLDER / "gts/tinynet_sdnn/layer1.npy").reshape(-1, 16).T.astype(np.int64)
-    decoder = Dense("fc", (864,), np.load(FOLDER / "gts/tinynet_sdnn/layer2_weight.npy"), Sigma())
+    flat = np.load(SHIPPED / "gts/tinynet_sdnn/layer1.npy").reshape(-1, 16).T.astype(np.int64)
+    decoder = Dense("fc", (864,), np.load(SHIPPED / "gts/tinynet_sdnn/layer2_weight.npy"), Sigma())
     late = np.concatenate([np.zeros_like(flat[:1]), flat[:-1] != 0])[None]
     assert np.array_equal(run(decoder, late)[0][0], ground_truth("tinynet_sdnn/layer2"))
 
@@ -223,11 +213,11 @@ def test_sigma_delta_blocks_equal_their_recordings(run: Run) -> None:
 def test_dense_blocks_equal_their_recordings(run: Run) -> None:
     """Spiking and resonate-and-fire neurons, 2000 steps; the recordings are one step later."""
     neuron = Neuron.of("d", 6, 4096, 415)
-    layer = Dense("d", (200,), np.load(FOLDER / "gts/dense/weight.npy"), neuron)
+    layer = Dense("d", (200,), np.load(SHIPPED / "gts/dense/weight.npy"), neuron)
     spikes = run(layer, ground_truth("dense/in")[None])[0][0]
     assert np.array_equal(spikes[:-1], ground_truth("dense/out")[1:])
     sine, cosine = (int(4096 * 0.95 * f(2 * np.pi / 11)) for f in (np.sin, np.cos))
-    real, imaginary = (np.load(FOLDER / f"gts/complex_dense/weight_{part}.npy").astype(int) for part in ("r", "img"))
+    real, imaginary = (np.load(SHIPPED / f"gts/complex_dense/weight_{part}.npy").astype(int) for part in ("r", "img"))
     layer = Dense("r", (200,), real, Resonator.of("r", 25, sine, cosine), imaginary=imaginary)
     spikes = run(layer, ground_truth("complex_dense/in")[None])[0][0]
     assert np.array_equal(spikes[:-1], ground_truth("complex_dense/out")[1:])
@@ -240,7 +230,7 @@ def test_pilotnet_lif_equals_its_recordings(run: Run) -> None:
     The first reset of layer k comes at step k, later ones each 17 steps. On the chip v reads 128 after a spike. What is
     recorded of the last layer belongs to another run: no spikes of the layer before, with its weights, give those u.
     """
-    net = netx.read(FOLDER / LIF / "network.net")
+    net = netx.read(SHIPPED / LIF / "network.net")
     image = ground_truth("pilotnet_lif/image")
     recorded_spikes = ground_truth("pilotnet_lif/input")
     spikes, _, _ = run(net.layers[0], np.repeat(image[None, None], 24, axis=1), 0, 17)
@@ -262,7 +252,7 @@ def test_pilotnet_lif_equals_its_recordings(run: Run) -> None:
 )
 def test_event_equals_reference_on_shipped_nets(name: str, mode: Mode) -> None:
     """One image for a while, then one that changes a little, and the other way round: in every layer and step."""
-    net = dataclasses.replace(netx.read(FOLDER / name), encoding=Encoding("graded", 1.0, -255, 255))
+    net = dataclasses.replace(netx.read(SHIPPED / name), encoding=Encoding("graded", 1.0, -255, 255))
     net = dataclasses.replace(net, time_steps=8, window=9)
     if SDNN in name:
         frame = ground_truth("pilotnet_sdnn/input")[0, ..., : net.input_shape[2]]
@@ -282,7 +272,7 @@ def test_event_equals_reference_on_shipped_nets(name: str, mode: Mode) -> None:
 def test_pilotnet_lif_in_lava() -> None:
     """Slow: 75 ms a step."""
     net = dataclasses.replace(
-        netx.read(FOLDER / LIF / "network.net"), encoding=Encoding("graded", 1.0, -255, 255), time_steps=20, window=20
+        netx.read(SHIPPED / LIF / "network.net"), encoding=Encoding("graded", 1.0, -255, 255), time_steps=20, window=20
     )
     image = ground_truth("pilotnet_lif/image").astype(np.int32)
     messages = np.repeat(image[None, None], 20, axis=1)
@@ -291,7 +281,7 @@ def test_pilotnet_lif_in_lava() -> None:
 
 
 def test_mnist_in_lava() -> None:
-    net = netx.read(FOLDER / "mnist.net")
+    net = netx.read(SHIPPED / "mnist.net")
     net = dataclasses.replace(net, encoding=Encoding("graded", 1.0, 0, 255), time_steps=12, window=12)
     images = np.random.default_rng(0).integers(0, 256, (2, 1, *net.input_shape)).astype(np.int32)
     assert_lava_equals(net, np.repeat(images, 12, axis=1), "isolated")
@@ -301,6 +291,6 @@ def test_mnist_in_lava() -> None:
     "name", ["tiny.net", "mnist.net", f"{LIF}/network.net", f"{SDNN}/network.net", f"{SDNN}/square_network.net"]
 )
 def test_shipped_nets_survive_a_round_trip(name: str, tmp_path: Path) -> None:
-    net = netx.read(FOLDER / name)
+    net = netx.read(SHIPPED / name)
     netx.write(net, tmp_path / "again.net")
     assert netx.read(tmp_path / "again.net") == net

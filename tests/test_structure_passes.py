@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
+from with_lava import needs_lava
 
 from snn2chip.compiler import compile_model
 from snn2chip.conv import output_size
@@ -38,12 +37,6 @@ from snn2chip.passes.places import places
 from snn2chip.passes.structure import chain_branches
 from snn2chip.simulators import lava, reference
 from snn2chip.traces import Record
-
-try:
-    LAVA = importlib.util.find_spec("lava.lib.dl.netx") is not None
-except ImportError:
-    LAVA = False
-LAVA = LAVA or lava.PYTHON_VARIABLE in os.environ
 
 STEPS = 5
 
@@ -565,7 +558,7 @@ def test_chip_fires_as_the_graph_where_weights_are_integers(build: Callable[[], 
 
 
 @pytest.mark.lava
-@pytest.mark.skipif(not LAVA, reason="Lava is not installed")
+@needs_lava
 @ON_CHIP
 def test_lava_fires_as_the_chip(build: Callable[[], IntegerNet]) -> None:
     source = build()

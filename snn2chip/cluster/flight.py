@@ -203,7 +203,8 @@ class Flight:
         if census:
             self.seen_workers = time.monotonic()
         elif now - self.seen_workers > self.place.patience and not self.place.coming():
-            raise Gone(f"{self.place.name}: no worker for {self.place.patience:g} s")
+            hint = f"; {self.place.hint}" if self.place.hint else ""
+            raise Gone(f"{self.place.name}: no worker for {self.place.patience:g} s{hint}")
 
 
 #: What a call raises that nobody answers; asyncio's is another one before Python 3.11.

@@ -8,11 +8,13 @@ import logging
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -23,6 +25,10 @@ from snn2chip.errors import EnvironmentFailure, UsageError
 
 #: Seconds to reach a scheduler that should be there.
 CONNECT_SECONDS = 10
+#: Seconds without any worker after which a run ends.
+PATIENCE = 60.0
+#: Seconds between two questions to SLURM's queue.
+QUEUE_SECONDS = 30.0
 #: Workers that end with a task, before it is set aside to be run alone.
 ALLOWED_FAILURES = 1
 
@@ -39,15 +45,17 @@ class Place:
         name: for messages.
         client: of dask.distributed.
         patience: seconds without any worker after which the run ends, unless some are on their way.
-        coming: whether workers are, in a queue that takes its time.
+        coming: whether workers are, in a queue that takes its time; asked once patience has ended.
         refused: why no workers will come, as soon as that is known.
+        hint: where it may be found why there is none.
     """
 
     name: str
     client: Any
-    patience: float = 60.0
+    patience: float = field(default_factory=lambda: PATIENCE)
     coming: Callable[[], bool] = lambda: False
     refused: Callable[[], str | None] = lambda: None
+    hint: str = ""
 
 
 def check_place(where: str, workers: int | None) -> None:
@@ -177,8 +185,38 @@ def _slurm(workers: int) -> Iterator[Place]:
         cluster.scale(workers)
         cluster.adapt(minimum=workers, maximum=workers)  # jobs that reach their time limit are submitted anew
         yield Place(
-            "slurm", client, coming=lambda: bool(cluster.worker_spec), refused=lambda: next(iter(refusals), None)
+            "slurm",
+            client,
+            coming=_Queue(cluster).holds_jobs,
+            refused=lambda: next(iter(refusals), None),
+            hint="no job is in the queue; slurm-*.out of the last ones, in log-directory, may say why",
         )
+
+
+class _Queue:
+    """SLURM's, asked whether it holds any job of a cluster; not often, since all users ask the same controller."""
+
+    def __init__(self, cluster: Any) -> None:
+        self.cluster = cluster
+        self.asked, self.answer = -QUEUE_SECONDS, True
+
+    def holds_jobs(self) -> bool:
+        """Whether a worker may still come; True where SLURM does not answer."""
+        if time.monotonic() - self.asked >= QUEUE_SECONDS:
+            self.asked, self.answer = time.monotonic(), self._ask()
+        return self.answer
+
+    def _ask(self) -> bool:
+        jobs = [getattr(worker, "job_id", None) for worker in list(self.cluster.workers.values())]
+        if len(jobs) < len(self.cluster.worker_spec) or None in jobs:
+            return True  # not yet submitted
+        command = ["squeue", "--noheader", "--format=%i", f"--jobs={','.join(map(str, jobs))}"]
+        try:
+            found = subprocess.run(command, capture_output=True, text=True, timeout=QUEUE_SECONDS, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return True
+        # It fails where it knows none of them, which is after a while so with jobs that ended.
+        return bool(found.stdout.strip()) or (found.returncode != 0 and "invalid job id" not in found.stderr.lower())
 
 
 def slurm_cluster(refusals: list[str]) -> Any:
