@@ -121,6 +121,8 @@ def _local(workers: int, devices: Sequence[str]) -> Iterator[Place]:
         os.environ["DASK_LOGGING__DISTRIBUTED"] = "critical"  # of workers, from their first line to their last
         scratch = str(stack.enter_context(_scratch()))
         settings: dict[str, Any] = {f"distributed.{who}.http.routes": [] for who in ("scheduler", "worker")}
+        # For a dashboard that is not there they look at every process fifty and a hundred times a second.
+        settings |= {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "1s"}
         # Else a worker that is just being replaced, so long after it was lost once, goes for good.
         settings["distributed.deploy.lost-worker-timeout"] = "365 days"
         stack.enter_context(dask.config.set({**settings, "temporary-directory": scratch}))

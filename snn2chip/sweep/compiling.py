@@ -33,20 +33,32 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class CompileTask:
+class Quantisation:
     """One quantisation, and networks that differ in their thresholds alone.
 
     Attributes:
         options: thresholds and cutoff do not matter.
         thresholds: of each network.
         files: where to write each of them.
+    """
+
+    options: Configuration
+    thresholds: tuple[Setting, ...]
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CompileTask:
+    """Quantisations that share work: one process makes them one after the other.
+
+    Attributes:
+        source: what is quantised.
+        quantisations: of it.
         target: chip.
     """
 
     source: Source
-    options: Configuration
-    thresholds: tuple[Setting, ...]
-    files: tuple[str, ...]
+    quantisations: tuple[Quantisation, ...]
     target: str
 
 
@@ -91,27 +103,31 @@ def layer_changes(options: Configuration) -> dict[str, dict[str, Any]]:
     return found
 
 
-def compile_task(task: CompileTask) -> dict[str, Any]:
+def compile_task(task: CompileTask) -> list[dict[str, Any]]:
     """Quantise, and write the networks.
 
     One thread of linear algebra: how many there are can change the last bit of a sum, and results must not depend on
     where they were made.
 
     Returns:
-        ``reason``, where there is no network; else ``used`` calibration samples, integers per ``logit`` (or None) and
-        ``nets``: for each its ``file`` and ``digest``, or the ``reason`` why there is none.
+        For each quantisation ``reason``, where there is no network; else ``used`` calibration samples, integers per
+        ``logit`` (or None) and ``nets``: for each its ``file`` and ``digest``, or the ``reason`` why there is none.
     """
     with _ALONE, threadpool_limits(1):
-        try:
-            compiled = compile_configuration(task.source, task.options, task.target)
-        except EnvironmentFailure:
-            raise
-        except Snn2chipError as error:
-            return {"reason": str(error)}
-        nets = [
-            _written(compiled, thresholds, Path(file), task.target)
-            for thresholds, file in zip(task.thresholds, task.files, strict=True)
-        ]
+        return [_quantised(task.source, each, task.target) for each in task.quantisations]
+
+
+def _quantised(source: Source, wanted: Quantisation, target: str) -> dict[str, Any]:
+    try:
+        compiled = compile_configuration(source, wanted.options, target)
+    except EnvironmentFailure:
+        raise
+    except Snn2chipError as error:
+        return {"reason": str(error)}
+    nets = [
+        _written(compiled, thresholds, Path(file), target)
+        for thresholds, file in zip(wanted.thresholds, wanted.files, strict=True)
+    ]
     potential = compiled.net.readout.kind == "potential"
     logit = compiled.choices[-1].weight_scale if compiled.choices and potential else None
     return {"used": compiled.used, "logit": logit, "nets": nets}
@@ -174,6 +190,7 @@ def with_thresholds(net: ChipNet, blocks: Sequence[Block], factors: Mapping[str,
     return replace(net, layers=tuple(layers))
 
 
-def still_there(result: Mapping[str, Any]) -> bool:
+def still_there(results: Sequence[Mapping[str, Any]]) -> bool:
     """Whether the files of a :func:`compile_task` that ran earlier are where it wrote them."""
-    return all("reason" in net or Path(net["file"]).is_file() for net in result.get("nets", ()))
+    nets = [net for result in results for net in result.get("nets", ())]
+    return all("reason" in net or Path(net["file"]).is_file() for net in nets)

@@ -21,6 +21,9 @@ OF_INTEGERS: tuple[str, ...] = ("thresholds", "window", "cutoff")
 OF_NETS: tuple[str, ...] = ("cutoff",)
 _USUAL = Configuration()
 
+#: Quantisations that share all layers but the last.
+Family = tuple[Configuration, ...]
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -30,11 +33,13 @@ class Plan:
         configurations: with layers by their full names, each once.
         axes: options that the network has.
         networks: those that differ, as configurations without a cutoff, with the cutoffs that each is needed with.
+        families: quantisations of these networks, each once.
     """
 
     configurations: tuple[Configuration, ...]
     axes: tuple[str, ...]
     networks: Mapping[Configuration, tuple[Cutoff, ...]]
+    families: tuple[Family, ...]
 
 
 def network_of(options: Configuration) -> Configuration:
@@ -62,16 +67,35 @@ def plan(configurations: Sequence[Configuration], source: Source, data: Data) ->
             "cutoffs with threshold:"
         )
     axes = OF_NETS
+    last: Callable[[str], str] = _no_layer
     if source.is_net:
         _only(configurations, OF_NETS, f"{source.model} is a NetX file; give the trained model")
         check_fits(read(source.model), data)
     else:
-        configurations, axes = _resolved(configurations, source, data)
+        configurations, axes, last = _resolved(configurations, source, data)
     each = tuple(dict.fromkeys(configurations))
     networks: dict[Configuration, tuple[Cutoff, ...]] = {}
     for one in each:
         networks[network_of(one)] = (*networks.get(network_of(one), ()), one.cutoff)
-    return Plan(each, axes, networks)
+    families: dict[Configuration, dict[Configuration, None]] = {}
+    for network in networks:
+        options = quantisation_of(network)
+        families.setdefault(_leading(options, last), {})[options] = None
+    return Plan(each, axes, networks, tuple(map(tuple, families.values())))
+
+
+def _leading(options: Configuration, last: Callable[[str], str]) -> Configuration:
+    """``options`` as far as they matter to the layers before the last."""
+    named: dict[str, Setting] = {name: getattr(options, name) for name in BY_LAYER if len(getattr(options, name)) > 1}
+    cut: dict[str, Any] = {
+        name: tuple(one for one in setting if one[0] != last(options.resets)) for name, setting in named.items()
+    }
+    return replace(options, **cut)
+
+
+def _no_layer(resets: str) -> str:
+    """A NetX file is not quantised, and none of its layers named."""
+    return ""
 
 
 def _only(configurations: Sequence[Configuration], allowed: Sequence[str], why: str) -> None:
@@ -83,8 +107,8 @@ def _only(configurations: Sequence[Configuration], allowed: Sequence[str], why: 
 
 def _resolved(
     configurations: Sequence[Configuration], source: Source, data: Data
-) -> tuple[list[Configuration], tuple[str, ...]]:
-    """With layers by their full names, and which options the network has."""
+) -> tuple[list[Configuration], tuple[str, ...], Callable[[str], str]]:
+    """With layers by their full names, which options the network has, and its last layer, by the word for resets."""
     from snn2chip.compiler import lowered_graph
     from snn2chip.passes import chip_blocks
     from snn2chip.quantise import hard_reset, integer_net, is_integer
@@ -108,7 +132,8 @@ def _resolved(
             return [layer.name for layer in integer_net(graph).layers]
         return [block.name for block in chip_blocks(lowered_graph(graph if resets == "keep" else hard_reset(graph)))]
 
-    return [_named(one, names, integers) for one in configurations], OF_INTEGERS if integers else AXES
+    axes = OF_INTEGERS if integers else AXES
+    return [_named(one, names, integers) for one in configurations], axes, lambda resets: names(resets)[-1]
 
 
 def _timed(x: Any, graph: Graph) -> bool:

@@ -20,12 +20,12 @@ from snn2chip.hardware import target_of
 from snn2chip.long_runs import digest
 from snn2chip.quantise.network import SECOND_ORDER_BITS
 from snn2chip.sweep import plot
-from snn2chip.sweep.compiling import CompileTask, compile_task, still_there
+from snn2chip.sweep.compiling import CompileTask, Quantisation, compile_task, still_there
 from snn2chip.sweep.config import Configuration, Cutoff, Sweep, load_sweep
 from snn2chip.sweep.folder import FORMAT, JOURNAL, NETS, finish, output_folder
 from snn2chip.sweep.measuring import MeasureTask, measure_task
 from snn2chip.sweep.pareto import FRONTS, mark
-from snn2chip.sweep.planning import Plan, network_of, plan, quantisation_of
+from snn2chip.sweep.planning import Family, Plan, network_of, plan, quantisation_of
 from snn2chip.sweep.source import Source, content_sha256
 from snn2chip.sweep.table import check_format, encoded, row_of
 
@@ -159,40 +159,50 @@ def _compiled(planned: Plan, given: _Inputs, folder: Path, made: _Made) -> dict[
         net = {"file": given.source.model, "digest": digest(read(given.source.model)), "used": 0, "logit": None}
         return dict.fromkeys(planned.networks, net)
     files = {network: str(folder / NETS / f"net-{i:04}.net") for i, network in enumerate(planned.networks)}
-    groups: dict[Configuration, list[Configuration]] = {}
+    thresholds: dict[Configuration, list[Configuration]] = {}
     for network in planned.networks:
-        groups.setdefault(quantisation_of(network), []).append(network)
-    order = _long_first(list(groups))
+        thresholds.setdefault(quantisation_of(network), []).append(network)
+    families = _long_first(planned.families)
     tasks = [
         CompileTask(
             given.source,
-            options,
-            tuple(network.thresholds for network in groups[options]),
-            tuple(files[network] for network in groups[options]),
+            tuple(
+                Quantisation(
+                    options,
+                    tuple(network.thresholds for network in thresholds[options]),
+                    tuple(files[network] for network in thresholds[options]),
+                )
+                for options in family
+            ),
             given.sweep.target,
         )
-        for options in order
+        for family in families
     ]
     nets: dict[Configuration, dict[str, Any]] = {}
-    for options, result in zip(order, made("compiling", compile_task, tasks, still_there), strict=True):
-        for i, network in enumerate(groups[options]):
-            nets[network] = result if "reason" in result else {**result, **result["nets"][i]}
+    for family, results in zip(families, made("compiling", compile_task, tasks, still_there), strict=True):
+        for options, result in zip(family, results, strict=True):
+            for i, network in enumerate(thresholds[options]):
+                nets[network] = result if "reason" in result else {**result, **result["nets"][i]}
     return nets
 
 
-def _long_first(quantisations: list[Configuration]) -> list[Configuration]:
+def _long_first(families: Sequence[Family]) -> list[Family]:
     """Those of most work first, so that no worker is left with a long one; beside one another what shares work."""
 
     def work(options: Configuration) -> int:
         narrow = sum(bits <= SECOND_ORDER_BITS for _, bits in options.bits)
         return int(narrow + sum(rounding == "second-order" for _, rounding in options.rounding) + options.per_neuron)
 
-    groups: dict[Any, list[Configuration]] = {}
-    for options in quantisations:
-        shared = (options.time_steps, options.resets, options.analog, options.per_neuron, options.bits[0])
-        groups.setdefault(shared, []).append(options)
-    ordered = sorted(groups.values(), key=lambda group: -max(map(work, group)))
-    return [options for group in ordered for options in group]
+    def most(families: Sequence[Family]) -> int:
+        return max(work(options) for family in families for options in family)
+
+    groups: dict[Any, list[Family]] = {}
+    for family in families:
+        first = family[0]
+        shared = (first.time_steps, first.resets, first.analog, first.per_neuron, first.bits[0])
+        groups.setdefault(shared, []).append(family)
+    ordered = sorted(groups.values(), key=lambda group: -most(group))
+    return [family for group in ordered for family in group]
 
 
 def _measured(
