@@ -35,7 +35,9 @@ from snn2chip.sweep import config, table
 from snn2chip.sweep.compiling import with_thresholds
 from snn2chip.sweep.config import LARGEST_GRID, LIMIT, Configuration, Cutoff, parse
 from snn2chip.sweep.pareto import FRONTS, OBJECTIVES, front
+from snn2chip.sweep.planning import plan
 from snn2chip.sweep.running import Outcome, run_sweep
+from snn2chip.sweep.source import Source
 
 FILES = "model: model.pt\ndata: test.npz\n"
 
@@ -305,6 +307,20 @@ def test_other_options_reach_the_compiler(folder: Path, swept: Outcome) -> None:
     assert net == s2c.convert(longer, bits=4, per_neuron=True) and net.time_steps == 6
     x, y = s2c.open_data(folder / "test.npz").read()
     assert row["accuracy"] == s2c.simulate(net, x, y).accuracy
+
+
+def test_what_differs_in_the_last_layer_alone_is_quantised_together(folder: Path, tmp_path: Path) -> None:
+    widths: list[Any] = [{"*": 2, "0": 8}, {"*": 2, "0": 8, "4": 3}, 2, {"*": 2, "4": 3}, {"*": 2, "2": 3}]
+    text = {"model": str(folder / "model.pt"), "data": str(folder / "test.npz"), "samples": 40}
+    (tmp_path / "sweep.yaml").write_text(json.dumps({**text, "configurations": [{"bits": bits} for bits in widths]}))
+    swept = config.load_sweep(tmp_path / "sweep.yaml")
+    planned = plan(swept.configurations, Source(str(folder / "model.pt"), None, ""), s2c.open_data(folder / "test.npz"))
+    together = [[planned.configurations.index(one) for one in family] for family in planned.families]
+    assert together == [[0, 1], [2, 3], [4]]
+    for row, bits in zip(run_sweep(tmp_path / "sweep.yaml", tmp_path / "out").rows, widths, strict=True):
+        layers = {name: {"bits": width} for name, width in bits.items() if name != "*"} if bits != 2 else {}
+        alone = s2c.convert(folder / "model.pt", bits=2, layers=layers)
+        assert s2c.read(tmp_path / "out" / row["net"]) == alone
 
 
 def test_a_netx_file_and_its_cutoffs(folder: Path, swept: Outcome, tmp_path: Path) -> None:
