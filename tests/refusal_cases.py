@@ -637,7 +637,7 @@ REFUSALS: tuple[Refusal, ...] = (
     ),
     plain(
         "encoding",
-        "encoding of the data inside the module (bernoulli, comparisons)",
+        "encoding of the data inside the module (bernoulli)",
         lambda: Model(
             lambda self, x: torch.stack([self.lif(self.fc(torch.bernoulli(x))) for _ in range(STEPS)]),
             fc=nn.Linear(FEATURES, 10),
@@ -646,6 +646,18 @@ REFUSALS: tuple[Refusal, ...] = (
         "model (Model)",
         "encode data before the module",
         example=lambda: events(SAMPLES, FEATURES) / 2,
+    ),
+    plain(
+        "written-neuron",
+        "neurons written by hand: comparisons, Heaviside functions of one's own",
+        lambda: by_step(
+            lambda self, x: (self.out(self.lif(self.fc(x))) > 1).float(),
+            fc=nn.Linear(FEATURES, 10),
+            lif=neurons(),
+            out=nn.Linear(10, 4),
+        ),
+        "model (Model)",
+        "for a neuron take snn2chip.nn.LIF",
     ),
     plain(
         "noise",

@@ -772,7 +772,12 @@ _INSTEAD = {
     **dict.fromkeys(("conv_transpose2d", "interpolate"), "make maps larger by a Linear, or keep their size"),
     **dict.fromkeys(("adaptive_max_pool2d", "lp_pool2d", "max_pool1d"), "use AvgPool2d or MaxPool2d"),
     **dict.fromkeys(("max", "amax", "argmax", "topk"), "return spikes or scores of all steps, or their sum or mean"),
-    **dict.fromkeys(("bernoulli", "lt", "gt", "le", "ge"), "encode data before the module, and give it the spikes"),
+    "bernoulli": "encode data before the module, and give it the spikes",
+    **dict.fromkeys(
+        ("lt", "gt", "le", "ge", "sign", "heaviside"),
+        "for a neuron take snn2chip.nn.LIF or one of snnTorch, SpikingJelly, Norse or SLAYER; where it encodes data, do "
+        "that before the module, and give it the spikes",
+    ),
     "pad": "use the padding of Conv2d, which is of zeros",
 }
 _ELSE = "leave it out, or compute it outside of the module"
