@@ -775,8 +775,8 @@ _INSTEAD = {
     "bernoulli": "encode data before the module, and give it the spikes",
     **dict.fromkeys(
         ("lt", "gt", "le", "ge", "sign", "heaviside"),
-        "for a neuron take snn2chip.nn.LIF or one of snnTorch, SpikingJelly, Norse or SLAYER; where it encodes data, do "
-        "that before the module, and give it the spikes",
+        "for a neuron take snn2chip.nn.LIF or one of snnTorch, SpikingJelly, Norse or SLAYER; where it encodes data, "
+        "do that before the module, and give it the spikes",
     ),
     "pad": "use the padding of Conv2d, which is of zeros",
 }

@@ -32,7 +32,9 @@ def potential_noise(module: nn.Module, sigma: float = 0.2, mu: float = 0.2) -> I
     def disturbed(neuron: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if not neuron.training:
             return None
-        return (args[0] + mu + sigma * torch.randn_like(args[0]), *args[1:])
+        x = args[0]
+        noise = torch.randn(x.shape, dtype=x.dtype, device=x.device)  # many times faster than in another memory format
+        return (x + noise.mul_(sigma).add_(mu), *args[1:])
 
     handles = [neuron.register_forward_pre_hook(disturbed) for _, neuron in neurons_of(module)]
     try:
