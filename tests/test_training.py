@@ -86,7 +86,7 @@ class Interrupts:
     ("method", "options"),
     [
         ("tet", {"inherit": 2, "epochs": 3}),
-        ("noise", {}),
+        ("noise", {"model": "conv:4-6", "epochs": 3}),
         ("ltl", {"teacher_epochs": 1, "time_steps": 4, "online": True, "warm_up": 1}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
