@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 from frontend_cases import CASES, Case, as_taken, digits, installed, library, put_at_rest, time_axis, trained
-from test_lava import needs_lava
 from torch import Tensor, nn
+from with_lava import needs_lava
 
 from snn2chip.compiler import compile_model
 from snn2chip.errors import UnsupportedError
@@ -181,7 +181,10 @@ def test_the_chip_form_has_the_same_output_and_runs(case: Case) -> None:
 
 @pytest.mark.parametrize(
     "case",
-    [pytest.param(*p.values, id=p.id, marks=[*p.marks, *needs_lava]) for p in marked([c for c in CASES if c.lava])],
+    [
+        pytest.param(*p.values, id=p.id, marks=[*p.marks, pytest.mark.lava, needs_lava])
+        for p in marked([c for c in CASES if c.lava])
+    ],
 )
 def test_from_the_module_to_lava(case: Case, tmp_path: Path) -> None:
     x, y = digits(case, 200)
