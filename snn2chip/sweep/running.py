@@ -159,9 +159,9 @@ def _compiled(planned: Plan, given: _Inputs, folder: Path, made: _Made) -> dict[
         net = {"file": given.source.model, "digest": digest(read(given.source.model)), "used": 0, "logit": None}
         return dict.fromkeys(planned.networks, net)
     files = {network: str(folder / NETS / f"net-{i:04}.net") for i, network in enumerate(planned.networks)}
-    thresholds: dict[Configuration, list[Configuration]] = {}
+    same: dict[Configuration, list[Configuration]] = {}  # networks that differ in their thresholds alone
     for network in planned.networks:
-        thresholds.setdefault(quantisation_of(network), []).append(network)
+        same.setdefault(quantisation_of(network), []).append(network)
     families = _long_first(planned.families)
     tasks = [
         CompileTask(
@@ -169,8 +169,8 @@ def _compiled(planned: Plan, given: _Inputs, folder: Path, made: _Made) -> dict[
             tuple(
                 Quantisation(
                     options,
-                    tuple(network.thresholds for network in thresholds[options]),
-                    tuple(files[network] for network in thresholds[options]),
+                    tuple(network.thresholds for network in same[options]),
+                    tuple(files[network] for network in same[options]),
                 )
                 for options in family
             ),
@@ -181,7 +181,7 @@ def _compiled(planned: Plan, given: _Inputs, folder: Path, made: _Made) -> dict[
     nets: dict[Configuration, dict[str, Any]] = {}
     for family, results in zip(families, made("compiling", compile_task, tasks, still_there), strict=True):
         for options, result in zip(family, results, strict=True):
-            for i, network in enumerate(thresholds[options]):
+            for i, network in enumerate(same[options]):
                 nets[network] = result if "reason" in result else {**result, **result["nets"][i]}
     return nets
 
