@@ -25,6 +25,7 @@ class Job:
         seconds: that it takes.
         kills: how many of its attempts end the process that runs it.
         fails: whether it raises an error.
+        waits: for this file, if any.
     """
 
     number: int
@@ -32,6 +33,7 @@ class Job:
     seconds: float = 0.0
     kills: int = 0
     fails: bool = False
+    waits: Path | None = None
 
 
 def square(job: Job) -> dict[str, Any]:
@@ -39,6 +41,8 @@ def square(job: Job) -> dict[str, Any]:
     if starts(job.folder)[job.number] <= job.kills:
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(job.seconds)
+    while job.waits and not job.waits.exists():
+        time.sleep(0.02)
     if job.fails and job.number % 2:
         raise InputError(f"task {job.number} has no input")
     if job.fails:
@@ -56,13 +60,14 @@ def variables(job: Job) -> dict[str, str | None]:
     return {name: os.environ.get(name) for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")}
 
 
-def main(where: str, markers: str, journal: str, seconds: str) -> None:
+def main(where: str, markers: str, journal: str, first: str, gate: str) -> None:
     import cluster_tasks  # a worker knows no __main__
 
     from snn2chip.cluster import places, run
 
     places.CONNECT_SECONDS = 3
-    tasks = [cluster_tasks.Job(i, Path(markers), float(seconds)) for i in range(8)]
+    waits = [None if i < int(first) else Path(gate) for i in range(8)]
+    tasks = [cluster_tasks.Job(i, Path(markers), waits=file) for i, file in enumerate(waits)]
     workers = 2 if where == "local" else None
     try:
         results = run(cluster_tasks.square, tasks, where, workers=workers, journal=Path(journal))

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 MARK = "SNN2CHIP_FAULT"  # in the environment of whatever a run starts
-PATIENCE = 60.0  # seconds, for anything
+PATIENCE = 300.0  # seconds, for anything
 
 
 # The server

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -15,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import with_browser
 
 ROOT = Path(__file__).parents[1]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-NEEDED = ("mkdocs", "material", "mkdocstrings", "playwright", "axe_playwright_python")
-MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None] + (["chromium"] if not CHROMIUM else [])
-MUST = os.environ.get("CI") == "true" and sys.platform == "linux" and sys.version_info < (3, 11)
+PACKAGES = ("mkdocs", "material", "mkdocstrings", "playwright", "axe_playwright_python")
+MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None] + (
+    ["chromium"] if not with_browser.CHROMIUM else []
+)
+MUST = with_browser.NEEDED and sys.version_info < (3, 11)
 #: One of each kind: text, code with output, tables and a picture, generated references, a wide table, equations.
 LOOKED_AT = ("index", "tutorial", "measured", "reference/api", "reference/cli", "compatibility", "explain/integer_law")
 
@@ -41,7 +42,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=300, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+        command, cwd=ROOT, capture_output=True, text=True, timeout=900, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     )
     assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr
     return folder
@@ -59,12 +60,8 @@ def address(site: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser(site: Path) -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
+    with with_browser.chromium() as found:
+        yield found
 
 
 def test_every_page_is_built_and_reachable(site: Path) -> None:
@@ -85,40 +82,37 @@ def test_pages_are_readable(browser: Any, address: str, scheme: Any) -> None:
     """No serious finding of axe-core, no request to elsewhere, nothing wider than a telephone."""
     from axe_playwright_python.sync_playwright import Axe
 
-    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)
-    page = context.new_page()
     requests: list[str] = []
     errors: list[str] = []
-    page.on("request", lambda request: requests.append(request.url))
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    for name in LOOKED_AT if scheme == "light" else LOOKED_AT[:4]:
-        page.goto(f"{address}/{name}.html", wait_until="load")
-        expected = "slate" if scheme == "dark" else "default"
-        assert page.locator("body").get_attribute("data-md-color-scheme") == expected
-        violations = Axe().run(page).response["violations"]
-        serious = [
-            f"{name}: {found['id']}: {node['html'][:200]}"
-            for found in violations
-            if found["impact"] in ("serious", "critical")
-            for node in found["nodes"][:3]
-        ]
-        assert not serious, "\n".join(serious)
-        for width in (390, 1440) if scheme == "light" else ():
-            page.set_viewport_size({"width": width, "height": 844})
-            page.reload()  # what turns into something else at another width takes its time
-            wide = page.evaluate("document.documentElement.scrollWidth")
-            assert wide <= width, f"{name}: {wide} px on a screen of {width}"
-        page.set_viewport_size({"width": 390, "height": 844})
-    context.close()
+    with with_browser.looking(browser, viewport={"width": 390, "height": 844}, color_scheme=scheme) as page:
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        for name in LOOKED_AT if scheme == "light" else LOOKED_AT[:4]:
+            page.goto(f"{address}/{name}.html", wait_until="load")
+            expected = "slate" if scheme == "dark" else "default"
+            assert page.locator("body").get_attribute("data-md-color-scheme") == expected
+            violations = Axe().run(page).response["violations"]
+            serious = [
+                f"{name}: {found['id']}: {node['html'][:200]}"
+                for found in violations
+                if found["impact"] in ("serious", "critical")
+                for node in found["nodes"][:3]
+            ]
+            assert not serious, "\n".join(serious)
+            for width in (390, 1440) if scheme == "light" else ():
+                page.set_viewport_size({"width": width, "height": 844})
+                page.reload()  # what turns into something else at another width takes its time
+                wide = page.evaluate("document.documentElement.scrollWidth")
+                assert wide <= width, f"{name}: {wide} px on a screen of {width}"
+            page.set_viewport_size({"width": 390, "height": 844})
     assert not errors
     assert {url for url in requests if not url.startswith((address, "data:"))} == set()
     assert len(requests) > 4
 
 
 def test_search_finds_a_command(browser: Any, address: str) -> None:
-    page = browser.new_page()
-    page.goto(f"{address}/index.html")
-    page.locator("[data-md-component=search-query]").first.fill("max-drop")
-    page.locator(".md-search-result__item a").first.wait_for(timeout=90_000)
-    assert page.locator(".md-search-result__item").count() > 0
-    page.close()
+    with with_browser.looking(browser) as page:
+        page.goto(f"{address}/index.html")
+        page.locator("[data-md-component=search-query]").first.fill("max-drop")
+        page.locator(".md-search-result__item a").first.wait_for()
+        assert page.locator(".md-search-result__item").count() > 0

@@ -336,7 +336,7 @@ def test_lava_decides_gates_and_stops_the_same(
 ) -> None:
     net = attach(replace(make(), window=9), policy, threshold, form)
     x = data(net, 6)
-    proof = verify_exit(net, x, timeout=120)
+    proof = verify_exit(net, x, timeout=600)
     assert simulate_exit(net, x).decisions.exited.sum() > 0
     assert proof.equal, proof
     assert (proof.lava, proof.gated_spikes) == (0, 0)

@@ -1153,7 +1153,7 @@ def assert_ended(bench: Bench) -> None:
     """No run has left a process behind; those of a killed one have a moment to notice."""
     for one in bench.runs:
         if one.children():
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 120
             while one.children() and time.monotonic() < deadline:
                 time.sleep(0.02)
         assert not one.children(), MARK

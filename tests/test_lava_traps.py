@@ -178,7 +178,7 @@ class TestInLava:
         record = Record.everything(net)
         expected, found = (
             reference.run(net, messages, record=record),
-            lava.run(net, messages, record=record, timeout=60),
+            lava.run(net, messages, record=record, timeout=600),
         )
         (layer,) = net.layers
         for what in ("spikes", "u", "v"):
@@ -195,7 +195,7 @@ class TestInLava:
         record = Record.everything(net)
         expected, found = (
             reference.run(net, messages, record=record),
-            lava.run(net, messages, record=record, timeout=60),
+            lava.run(net, messages, record=record, timeout=600),
         )
         assert np.array_equal(expected.v["conv"], found.v["conv"]) and expected.u["conv"].any()
 

@@ -392,7 +392,7 @@ def test_lava_equals_reference(nets: Any, runs: int, wanted: tuple[str, ...]) ->
         except LimitError:
             assume(False)
         assume(net.leaks and len(messages) > 1 and expected.spike_counts[net.layers[-1].name])
-        assert_same_traces(lava.run(net, messages, mode, record, timeout=120), expected)
+        assert_same_traces(lava.run(net, messages, mode, record, timeout=600), expected)
         population.update(found_in(net, mode))
         ran += 1
 
@@ -408,7 +408,7 @@ def test_samples_are_isolated_where_no_states_are_recorded(jobs: int) -> None:
     net = ChipNet((2,), (encoder, hidden, Dense("fc", (2,), matrix([2, 5]), Sigma())), IDENTITY, time_steps=3)
     messages = np.array([[[9, 8], [7, 6], [5, 4]], [[0, 0], [0, 3], [0, 0]], [[-9, 2], [3, 3], [4, 4]]], np.int32)
     expected = reference.run(net, messages)
-    assert np.array_equal(expected.scores(net), lava.run(net, messages, timeout=120, jobs=jobs).scores(net))
+    assert np.array_equal(expected.scores(net), lava.run(net, messages, timeout=600, jobs=jobs).scores(net))
 
 
 @pytest.mark.parametrize("neuron", [pytest.param(Sigma(), marks=runs_lava)])
@@ -418,7 +418,7 @@ def test_sums_of_changes_wrap_in_lava_too(neuron: Any) -> None:
     record = Record.everything(net)
     expected = reference.run(net, messages, "isolated", record)
     assert expected.u["fc"].min() < 0
-    assert_same_traces(lava.run(net, messages, "isolated", record, timeout=120), expected)
+    assert_same_traces(lava.run(net, messages, "isolated", record, timeout=600), expected)
 
 
 LOADER = """
@@ -448,7 +448,7 @@ def test_files_are_read_as_the_loader_reads_them(script: str, tmp_path: Path) ->
         neuron = {"type": "RF_PHASE", "vThMant": i, "sinDecay": sine, "cosDecay": cosine}
         paths.append(foreign(tmp_path / f"rotation{i}.net", weight=weight, neuron=neuron))
     command = [sys.executable, "-c", script, *map(str, paths)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     for path, loaded in zip(paths, json.loads(done.stdout.strip().splitlines()[-1]), strict=True):
         (layer,) = netx.read(path).layers
@@ -478,6 +478,6 @@ print(json.dumps([sorted(real) == sorted(ours), [bool(np.array_equal(real[k], ou
 def test_the_workers_stand_in_equals_lavas_function(worker: Path) -> None:
     """Slow: it starts torch and all that lava-dl imports with it."""
     command = [sys.executable, "-c", STAND_IN, str(worker)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.strip().splitlines()[-1]) == [True, [True] * 3]

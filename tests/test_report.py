@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 import shutil
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import with_browser
 from click.testing import CliRunner, Result
 from torch import nn
 
@@ -462,30 +462,25 @@ def test_accuracy_over_time_ends_in_the_prediction(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if executable is None:
-        if os.environ.get("CI") == "true" and sys.platform == "linux":
+    if not with_browser.CHROMIUM:
+        if with_browser.NEEDED:
             pytest.fail("CI on Linux needs Chromium: apt-get install chromium")
         pytest.skip("no Chromium is installed")
-    sync = pytest.importorskip("playwright.sync_api")
-    with sync.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
+    pytest.importorskip("playwright.sync_api")
+    with with_browser.chromium() as found:
+        yield found
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1440])
 def test_in_chromium(browser: Any, made: tuple[Path, dict[str, Any]], width: int, scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    view = context.new_page()
     requests: list[str] = []
     complaints: list[str] = []
-    view.on("request", lambda request: requests.append(request.url))
-    view.on("console", lambda message: complaints.append(message.text))
-    view.on("pageerror", lambda error: complaints.append(str(error)))
-    try:
+    with with_browser.looking(browser, viewport={"width": width, "height": 900}, color_scheme=scheme) as view:
+        view.on("request", lambda request: requests.append(request.url))
+        view.on("console", lambda message: complaints.append(message.text))
+        view.on("pageerror", lambda error: complaints.append(str(error)))
         view.goto(made[0].as_uri())
         assert requests == [made[0].as_uri()]
         for details in view.locator("details").all():
@@ -510,18 +505,13 @@ def test_in_chromium(browser: Any, made: tuple[Path, dict[str, Any]], width: int
         if width == 390:  # the same elements and colours in both
             assert [v["id"] for v in axe.Axe().run(view).response["violations"]] == []
         assert complaints == []
-    finally:
-        context.close()
 
 
 def test_hostile_names_in_chromium(browser: Any, hostile: Path) -> None:
-    view = browser.new_page(viewport={"width": 390, "height": 900})
     heard: list[str] = []
-    view.on("dialog", lambda dialog: heard.append(dialog.message) or dialog.dismiss())
-    view.on("request", lambda request: heard.append(request.url))
-    try:
+    with with_browser.looking(browser, viewport={"width": 390, "height": 900}) as view:
+        view.on("dialog", lambda dialog: heard.append(dialog.message) or dialog.dismiss())
+        view.on("request", lambda request: heard.append(request.url))
         view.goto(hostile.as_uri())
         assert heard == [hostile.as_uri()]
         assert view.evaluate("document.documentElement.scrollWidth") == 390
-    finally:
-        view.close()

@@ -90,7 +90,7 @@ def test_tiny_net_in_lava(tiny: ChipNet, mode: str) -> None:
     messages = np.repeat(np.stack([image(), image()[:, ::-1]])[:, None], 16, axis=1).astype(np.int32)
     record = Record.everything(tiny)
     expected = reference.run(tiny, messages, mode, record)  # type: ignore[arg-type]
-    found = lava.run(tiny, messages, mode, record, timeout=120)  # type: ignore[arg-type]
+    found = lava.run(tiny, messages, mode, record, timeout=600)  # type: ignore[arg-type]
     for what in ("spikes", "u", "v"):
         for name, wanted in getattr(expected, what).items():
             assert np.array_equal(getattr(found, what)[name], wanted), (what, name)
@@ -126,7 +126,7 @@ def assert_lava_equals(net: ChipNet, messages: np.ndarray, *modes: str) -> None:
     for mode in modes:
         expected = reference.run(net, messages, mode, record)  # type: ignore[arg-type]
         assert all(list(expected.spike_counts.values())[:-1])  # the last may be an integrator
-        assert_same_traces(lava.run(net, messages, mode, record, timeout=300), expected)  # type: ignore[arg-type]
+        assert_same_traces(lava.run(net, messages, mode, record, timeout=600), expected)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("simulator", [reference, event])

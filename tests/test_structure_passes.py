@@ -565,7 +565,7 @@ def test_lava_fires_as_the_chip(build: Callable[[], IntegerNet]) -> None:
     x = source.data(8)
     net = compile_model(Model(source.graph(), x=x)).net
     record = Record.everything(net)
-    expected, found = reference.run(net, x[:2], record=record), lava.run(net, x[:2], record=record, timeout=120)
+    expected, found = reference.run(net, x[:2], record=record), lava.run(net, x[:2], record=record, timeout=600)
     for what in ("spikes", "u", "v"):
         for name, wanted in getattr(expected, what).items():
             assert np.array_equal(getattr(found, what)[name], wanted), f"{what} of {name}"

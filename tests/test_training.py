@@ -408,7 +408,7 @@ def test_ctrl_c_leaves_a_checkpoint_that_the_same_command_continues(tmp_path: Pa
     while not checkpoint.exists() and time.monotonic() < waited:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130, errors
     assert errors.splitlines()[-1] == "error: interrupted"
     assert not target.exists()
@@ -428,7 +428,7 @@ def test_two_processes_train_one_network(tmp_path: Path) -> None:
         [*launched, *arguments, "-o", str(target)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )

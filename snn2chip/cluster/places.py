@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import contextlib
 import fcntl
 import logging
@@ -9,6 +11,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -23,8 +26,10 @@ from typing import Any
 
 from snn2chip.errors import EnvironmentFailure, UsageError
 
-#: Seconds to reach a scheduler that should be there.
-CONNECT_SECONDS = 10
+#: Seconds to reach a scheduler that should be there, and one that this process has started.
+CONNECT_SECONDS, STARTED_SECONDS = 10, 60
+#: Seconds that ending may take.
+CLOSE_SECONDS = 60
 #: Seconds without any worker after which a run ends.
 PATIENCE = 60.0
 #: Seconds between two questions to SLURM's queue.
@@ -72,8 +77,9 @@ def check_place(where: str, workers: int | None) -> None:
         reason = "its workers are those that were started with it" if address else "expected at least 1"
         raise UsageError(f"--cluster {where} --workers {workers}: {reason}")
     try:
-        for needed in ("distributed", "dask_jobqueue")[: 1 + (where == "slurm")]:
-            import_module(needed)
+        import_module("distributed")
+        if where == "slurm":
+            _jobqueue()
     except ImportError as error:
         raise EnvironmentFailure(f"--cluster {where}: {error.name} is not installed; {_INSTALL}") from error
 
@@ -126,7 +132,7 @@ def _local(workers: int, devices: Sequence[str]) -> Iterator[Place]:
         # Else a worker that is just being replaced, so long after it was lost once, goes for good.
         settings["distributed.deploy.lost-worker-timeout"] = "365 days"
         stack.enter_context(dask.config.set({**settings, "temporary-directory": scratch}))
-        loop = stack.enter_context(_deaf_loop())
+        loop = stack.enter_context(event_loop())
         common = {"host": _LOOPBACK, "protocol": _protocol()}
         options = {
             **common,
@@ -156,7 +162,7 @@ def _local(workers: int, devices: Sequence[str]) -> Iterator[Place]:
                 silence_logs=logging.CRITICAL,
             )
         )
-        client = stack.enter_context(distributed.Client(cluster, timeout=CONNECT_SECONDS))
+        client = stack.enter_context(distributed.Client(cluster, timeout=STARTED_SECONDS))
         yield Place("local", client)
 
 
@@ -164,16 +170,25 @@ def _local(workers: int, devices: Sequence[str]) -> Iterator[Place]:
 def _running(address: str) -> Iterator[Place]:
     """A scheduler that somebody else started."""
     distributed = _untyped("distributed")
-    try:
-        client = distributed.Client(address, timeout=CONNECT_SECONDS)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise EnvironmentFailure(
-            f"{address}: no dask scheduler answers ({' '.join(str(error).split())[:200]}); dask scheduler starts one"
-        ) from error
-    try:
-        yield Place(address, client)
-    finally:
-        client.close(CONNECT_SECONDS)
+    arguments = distributed.Security().get_connection_args("client")
+
+    async def reach() -> None:
+        connection = await distributed.comm.connect(address, timeout=CONNECT_SECONDS, **arguments)
+        await connection.close()
+
+    with event_loop() as loop:
+        try:
+            distributed.utils.sync(loop, reach)  # a client that could not be made would end after its loop
+            client = distributed.Client(address, timeout=CONNECT_SECONDS, loop=loop)
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise EnvironmentFailure(
+                f"{address}: no dask scheduler answers ({reason}); dask scheduler starts one"
+            ) from error
+        try:
+            yield Place(address, client)
+        finally:
+            client.close(CONNECT_SECONDS)
 
 
 @contextlib.contextmanager
@@ -183,7 +198,9 @@ def _slurm(workers: int) -> Iterator[Place]:
     if shutil.which("sbatch") is None:
         raise EnvironmentFailure("--cluster slurm: no sbatch here; run it where SLURM jobs are submitted")
     refusals: list[str] = []
-    with slurm_cluster(refusals) as cluster, distributed.Client(cluster, timeout=CONNECT_SECONDS) as client:
+    with contextlib.ExitStack() as stack:
+        cluster = stack.enter_context(slurm_cluster(refusals, stack.enter_context(event_loop())))
+        client = stack.enter_context(distributed.Client(cluster, timeout=STARTED_SECONDS))
         cluster.scale(workers)
         cluster.adapt(minimum=workers, maximum=workers)  # jobs that reach their time limit are submitted anew
         yield Place(
@@ -221,16 +238,17 @@ class _Queue:
         return bool(found.stdout.strip()) or (found.returncode != 0 and "invalid job id" not in found.stderr.lower())
 
 
-def slurm_cluster(refusals: list[str]) -> Any:
+def slurm_cluster(refusals: list[str], loop: Any) -> Any:
     """A cluster of dask-jobqueue without any job yet.
 
     Args:
         refusals: where it is put down why a job could not be submitted.
+        loop: of :func:`event_loop`.
 
     Raises:
         UsageError: dask's configuration lacks cores or memory of a job, or contradicts itself.
     """
-    dask, dask_jobqueue = _untyped("dask"), _untyped("dask_jobqueue")
+    dask, dask_jobqueue = _untyped("dask"), _jobqueue()
 
     usual: Any = dask_jobqueue.slurm.SLURMJob
 
@@ -259,6 +277,7 @@ def slurm_cluster(refusals: list[str]) -> Any:
             worker_extra_args=["--memory-limit", "0", "--no-dashboard", *(configured("worker-extra-args") or ())],
             scheduler_options={**hidden, **(configured("scheduler-options") or {})},
             silence_logs=logging.CRITICAL,
+            loop=loop,
         )
     except ValueError as error:
         raise UsageError(
@@ -270,6 +289,18 @@ def slurm_cluster(refusals: list[str]) -> Any:
 def _untyped(name: str) -> Any:
     """A module of dask, imported where it is needed; little of it has types."""
     return import_module(name)
+
+
+def _jobqueue() -> Any:
+    """The module dask_jobqueue, whose import would make Ctrl-C end this process as if all were well."""
+    if threading.current_thread() is not threading.main_thread() and "dask_jobqueue" not in sys.modules:
+        raise EnvironmentFailure("--cluster slurm: dask_jobqueue must first be imported in the main thread")
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        return _untyped("dask_jobqueue")
+    finally:
+        if signal.getsignal(signal.SIGINT) is not before:
+            signal.signal(signal.SIGINT, before)
 
 
 def _protocol() -> str:
@@ -317,23 +348,44 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _deaf_loop() -> Iterator[Any]:
-    """An event loop in a thread whose children do not hear Ctrl-C: the terminal sends it to them as well."""
+def event_loop() -> Iterator[Any]:
+    """An event loop in a thread whose children do not hear Ctrl-C: the terminal sends it to them as well.
+
+    Dask's own would have to run within ten seconds, which a stalled machine does not keep.
+    """
     # This process would be started with the first child, and unblock the signal in the thread that starts it. Where
     # we are killed, it cleans up, and need not say so.
     with _same_environment():
         os.environ["PYTHONWARNINGS"] = "ignore"
         resource_tracker.ensure_running()
-    runner = _untyped("distributed.utils").LoopRunner()
+    ioloop = _untyped("tornado.ioloop")
+    running: concurrent.futures.Future[tuple[Any, asyncio.Event]] = concurrent.futures.Future()
+
+    async def until_ended() -> None:
+        ended = asyncio.Event()
+        running.set_result((ioloop.IOLoop.current(), ended))
+        await ended.wait()
+
+    def work() -> None:
+        try:
+            asyncio.run(until_ended())
+        except BaseException as error:
+            if running.done():
+                raise
+            running.set_exception(error)
+
+    thread = threading.Thread(target=work, name="event loop", daemon=True)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        runner.start()  # the thread inherits what is blocked, and so do its children
+        thread.start()  # inherits what is blocked, and so do its children
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    loop, ended = running.result()
     try:
-        yield runner.loop
+        yield loop
     finally:
-        runner.stop()
+        loop.add_callback(ended.set)
+        thread.join(CLOSE_SECONDS)  # and no longer: it is a daemon
 
 
 @contextlib.contextmanager
