@@ -29,7 +29,7 @@ import numpy as np
 import snn2chip as s2c
 from simulators import mlp  # noqa: TID251  # the script beside this one, not the package
 from snn2chip.cluster import connect, run
-from snn2chip.cluster.shards import LARGEST, On, simulate_shards
+from snn2chip.cluster.shards import On, shard_size, simulate_shards
 from snn2chip.data import open_data
 from snn2chip.long_runs import simulate_data
 
@@ -107,18 +107,19 @@ def simulated(mnist: Path, copies: int, runs: int) -> dict[str, Any]:
         }
 
 
-def projection(task_seconds: float, rate: float, workers: int = 1000, samples: float = 1e9) -> dict[str, float]:
+def projection(task_seconds: float, rate: float, workers: int = 1000, samples: int = 10**9) -> dict[str, float]:
     """Seconds that workers and scheduler need, each alone; the run takes the larger one at least."""
-    tasks = samples / LARGEST
+    size = shard_size(samples)
+    tasks = samples / size
     return {
         "workers": workers,
-        "samples": samples,
-        "samples_of_a_shard": LARGEST,
+        "samples": float(samples),
+        "samples_of_a_shard": size,
         "tasks": tasks,
         "compute_seconds": samples / (workers * rate),
         "scheduler_seconds": tasks * task_seconds,
-        "shard_seconds": LARGEST / rate,
-        "workers_that_one_scheduler_feeds": LARGEST / rate / task_seconds,
+        "shard_seconds": size / rate,
+        "workers_that_one_scheduler_feeds": size / rate / task_seconds,
     }
 
 

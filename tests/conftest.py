@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -18,7 +19,12 @@ def overflow_raises() -> Iterator[None]:
 
 
 def pytest_configure() -> None:
-    """Where CI has to prove things against Lava, a missing Lava is a failure; elsewhere its tests skip."""
+    """Ctrl-C is heard, though who was started in the background ignores it, as do those whom it starts.
+
+    Where CI has to prove things against Lava, a missing Lava is a failure; elsewhere its tests skip.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.environ.get("CI") != "true" or sys.version_info >= (3, 11):
         return
     from with_lava import INSTALLED

@@ -45,6 +45,8 @@ Array = npt.NDArray[Any]
 
 #: Shards of a data set: as many, unless they would be larger or smaller than this, samples.
 SHARDS, LARGEST, SMALLEST = 32, 1 << 14, LEAF
+#: Beyond it shards grow, or one scheduler could not hand them out as fast as a thousand workers come back.
+MOST_SHARDS = 1 << 14
 #: What a shard may keep in memory until it is written.
 KEPT_BYTES = 256 << 20
 #: Samples that ``auto`` tries simulators on.
@@ -120,7 +122,8 @@ def shard_size(samples: int, kept_bytes: int = 0) -> int:
         samples: of all shards.
         kept_bytes: of each sample, in memory until the shard is written.
     """
-    wanted = min(-(-samples // SHARDS), LARGEST, KEPT_BYTES // max(1, kept_bytes))
+    largest = max(LARGEST, -(-samples // MOST_SHARDS))
+    wanted = min(-(-samples // SHARDS), largest, KEPT_BYTES // max(1, kept_bytes))
     return max(SMALLEST, wanted // LEAF * LEAF if wanted % LEAF == 0 else (wanted // LEAF + 1) * LEAF)
 
 
