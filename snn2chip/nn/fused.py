@@ -38,19 +38,21 @@ class _Integrate(torch.autograd.Function):
         online: bool,
         keep: bool,
     ) -> tuple[Tensor, Tensor]:
-        reached = torch.empty_like(x)
+        steps = x.shape[1]
+        reached = torch.empty_like(x) if steps > 1 else x
         spikes = torch.empty_like(x)
         kept = torch.empty_like(x) if keep else x.new_empty(0)
         v = i = None
-        for t in range(x.shape[1]):
+        for t in range(steps):
             u, s = reached[:, t], spikes[:, t]
             i = alpha * i + x[:, t] if alpha != 0 and i is not None else x[:, t]
-            if v is None:
-                u.copy_(i)
-            else:
+            if v is not None:
                 torch.add(torch.mul(v, beta, out=v), i, out=u)  # rounds as beta * v + i does
+            elif steps > 1:
+                u.copy_(i)
             torch.sub(u, threshold, out=s).sign_().clamp_(min=0)  # u > threshold, three times as fast as gt into floats
-            v = torch.sub(u, s, alpha=threshold) if subtract else torch.addcmul(u, u, s, value=-1)
+            if keep or t + 1 < steps:
+                v = torch.sub(u, s, alpha=threshold, out=v) if subtract else torch.addcmul(u, u, s, value=-1, out=v)
             if keep:
                 kept[:, t] = v
         ctx.save_for_backward(reached, spikes)  # the next layer keeps the spikes anyway
@@ -70,22 +72,24 @@ class _Integrate(torch.autograd.Function):
         du = di = None
         for t in reversed(range(reached.shape[1])):
             u = reached[:, t]
+            target = out[:, t] if alpha == 0 or online else None
             slope = whole[:, t] if whole is not None else derivative(u - threshold)
             carried = None if dv is None else dv[:, t]
             if du is not None and beta != 0 and not online:
                 carried = beta * du if carried is None else torch.add(carried, du, alpha=beta)
             if carried is None:
                 assert ds is not None
-                du = ds[:, t] * slope
+                du = torch.mul(ds[:, t], slope, out=target)
             else:
-                lost = carried * (threshold if subtract else u)
-                du = -lost if ds is None else ds[:, t] - lost
+                lost = torch.mul(carried, threshold if subtract else u, out=target)
+                du = torch.neg(lost, out=lost) if ds is None else torch.sub(ds[:, t], lost, out=lost)
                 du.mul_(slope)
                 du.add_(carried)
                 if not subtract:
                     du.addcmul_(carried, spikes[:, t], value=-1)
-            di = torch.add(du, di, alpha=alpha) if alpha != 0 and di is not None and not online else du
-            out[:, t] = di
+            if target is None:
+                di = du if di is None else torch.add(du, di, alpha=alpha)
+                out[:, t] = di
         return (out, *(None,) * 7)
 
 

@@ -45,7 +45,7 @@ def over_time(modules: Iterable[nn.Module], x: Tensor) -> Tensor:
         if takes_time(module):
             x = module(x)
         elif x.shape[1] == 1:
-            x = torch.stack([module(x[:, 0])], 1)
+            x = torch.stack([module(x[:, 0])], 1)  # which tells capture, as unsqueeze does not, that this is time
         else:
             x = module(x.flatten(0, 1)).unflatten(0, x.shape[:2])
     return x

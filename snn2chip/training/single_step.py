@@ -34,7 +34,7 @@ def potential_noise(module: nn.Module, sigma: float = 0.2, mu: float = 0.2) -> I
             return None
         x = args[0]
         noise = torch.randn(x.shape, dtype=x.dtype, device=x.device)  # many times faster than in another memory format
-        return (x + noise.mul_(sigma).add_(mu), *args[1:])
+        return (noise.mul_(sigma).add_(mu).add_(x), *args[1:])
 
     handles = [neuron.register_forward_pre_hook(disturbed) for _, neuron in neurons_of(module)]
     try:
