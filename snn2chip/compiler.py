@@ -11,6 +11,7 @@ from typing import Any, Literal
 from torch import nn
 
 from snn2chip.chip import ChipNet
+from snn2chip.data import check_classes
 from snn2chip.errors import UsageError
 from snn2chip.graph import Graph
 from snn2chip.hardware import target_of
@@ -18,7 +19,7 @@ from snn2chip.long_runs import Progress
 from snn2chip.model_file import Model, as_array
 from snn2chip.passes import PassCost, hold_input, lower, lowering_costs
 from snn2chip.passes.approximate import approximate
-from snn2chip.quantise import Choice, Widths, check_labels, choose_widths, hard_reset, integer_net, is_integer, quantise
+from snn2chip.quantise import Choice, Widths, choose_widths, hard_reset, integer_net, is_integer, quantise
 from snn2chip.quantise.network import SAMPLES, SECOND_ORDER_BITS, Shelf
 from snn2chip.sources import SourceOptions, open_source
 
@@ -100,7 +101,8 @@ def compile_model(
                 "calibration: the model holds no samples; give --calibration x.npz, or save with "
                 "snn2chip.save(module, path, calibration=(x, y))"
             )
-        check_labels(model.y, len(model.x), math.prod(model.graph.shapes()[model.graph.output.name]))
+        classes = math.prod(model.graph.shapes()[model.graph.output.name])
+        check_classes(model.y, len(model.x), classes, "calibration")
         graph, samples = model.graph, model.x[: _samples(bits, rounding, layers or {})]
         if resets == "zero":
             graph = hard_reset(graph, samples)

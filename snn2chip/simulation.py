@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from snn2chip.backends import simulator
 from snn2chip.chip import ChipNet
+from snn2chip.data import check_classes
 from snn2chip.errors import EnvironmentFailure, InputError, UnsupportedError
 from snn2chip.traces import Mode, Record, Traces, encode
 
@@ -36,12 +37,6 @@ class Simulation:
     traces: Traces
     predictions: npt.NDArray[np.int64]
     accuracy: float | None
-
-
-def check_classes(y: Array | None, samples: int) -> None:
-    """Raise :class:`InputError` unless ``y`` is one integer per sample."""
-    if y is not None and (y.shape != (samples,) or y.dtype.kind not in "iu"):
-        raise InputError(f"data: y has shape {y.shape} and type {y.dtype}, expected {samples} integer classes")
 
 
 def faster_backend(
@@ -107,7 +102,7 @@ def simulate(
         UsageError: no such backend.
         LavaError: Lava is missing, failed or timed out.
     """
-    check_classes(y, len(x))
+    check_classes(y, len(x), net.classes)
     if len(x) == 0:
         raise InputError("data: no samples")
     needed, asked = Record.readout(net), record or Record()

@@ -192,6 +192,7 @@ def exit_json(found: Calibrated, costs: tuple[LevelCost, ...]) -> dict[str, Any]
         "mean_steps": chosen.mean_steps,
         "mean_latency_steps": chosen.mean_latency_steps,
         "loss": vars(found.loss),
+        "estimated_operations": found.estimated_operations,
         "curve": [vars(point) for point in found.curve],
         "levels": [vars(cost) for cost in costs],
         "added_cores": added_cores(found.net),
@@ -233,6 +234,12 @@ def print_exit(found: Calibrated, costs: tuple[LevelCost, ...]) -> None:
             for point in sorted({*shown, chosen}, key=lambda point: -point.threshold)
         ],
     )
+    if rule.form != "host" and found.estimated_operations != chosen.operations:
+        console.print(
+            f"operations and energy of other thresholds than {chosen.threshold} count detectors as at the lowest, "
+            f"which at {chosen.threshold} would be {found.estimated_operations:,.0f} operations",
+            markup=False,
+        )
     full = found.net.time_steps
     console.print(
         f"{rule.policy} ({rule.form}), threshold {chosen.threshold}: {chosen.mean_steps:.2f} of {full} steps, "

@@ -16,7 +16,6 @@ from snn2chip.deployment.circuit import Circuit, gated
 from snn2chip.deployment.rolled import rolled
 from snn2chip.errors import LavaMissing, UsageError
 from snn2chip.formats import read
-from snn2chip.simulation import check_classes
 from snn2chip.traces import encode
 
 Array = Any
@@ -159,13 +158,13 @@ def command(
 def _messages(net: ChipNet, data: Path | None, samples: int) -> tuple[Array, Array | None]:
     """Messages ``[N, T, *input_shape]`` and classes."""
 
-    from snn2chip.data import open_data
+    from snn2chip.data import check_classes, open_data
 
     if data is not None:
         x, y = open_data(data).read(0, samples)
         if not len(x):
             raise UsageError(f"--data {data}: no samples in it")
-        check_classes(y, len(x))
+        check_classes(y, len(x), net.classes)
         return encode(net, x), y
     generator = np.random.default_rng(0)
     shape = (samples, net.time_steps, *net.input_shape)

@@ -15,6 +15,7 @@ from snn2chip.cli.choices import LEVELS
 from snn2chip.errors import UsageError
 from snn2chip.formats import read
 from snn2chip.hardware import BOARDS, TARGETS, Board, Finding, Placement, Target, check, place, target_of
+from snn2chip.hardware.memory import mantissa
 
 EPILOG = """
 Examples:
@@ -216,8 +217,6 @@ def _describe(layer: Layer, net: ChipNet, index: int) -> dict[str, Any]:
         weights.append(layer.recurrent)
     if isinstance(layer, Dense) and layer.imaginary is not None:
         weights.append(layer.imaginary)
-    low, high = (int(f([f(w) for w in weights])) if weights else 0 for f in (np.min, np.max))
-    bits = max(high.bit_length(), (-low - 1).bit_length() if low < 0 else 0) + (low < 0)
     parameters = {name: np.asarray(value) for name, value in vars(layer.neuron).items()}  # of any kind of neuron
     neuron = {name: [int(array.min()), int(array.max())] for name, array in parameters.items()}
     return {
@@ -227,7 +226,7 @@ def _describe(layer: Layer, net: ChipNet, index: int) -> dict[str, Any]:
         "neurons": int(np.prod(layer.shape)),
         "synapses": layer.synapses,
         "weights": sum(w.size for w in weights),
-        "bits": bits,
+        "bits": mantissa(layer).bits,
         "neuron": neuron,
         "depth": index + (0 if isinstance(net.layers[0], InputNeurons) else 1),
     }

@@ -230,8 +230,9 @@ def in_chip_time(net: ChipNet, activity: Activity, samples: Array, steps: int) -
     """Counts of samples whose windows end after so many chip steps, by chip step."""
     spikes: dict[str, Int] = {}
     operations: dict[str, Int] = {}
-    for i, layer in enumerate(net.layers):
+    first = net.depth - len(net.layers) + 1  # chip step at which the first layer acts: after that of the input
+    for at, layer in enumerate(net.layers, first):
         for counts, out in ((activity.spikes, spikes), (activity.operations, operations)):
-            summed = counts[layer.name][samples].sum(0)[: max(0, steps - i)]
-            out[layer.name] = np.pad(summed, (min(i, steps), max(0, steps - i - len(summed))))
+            summed = counts[layer.name][samples].sum(0)[: max(0, steps - at)]
+            out[layer.name] = np.pad(summed, (min(at, steps), max(0, steps - at - len(summed))))
     return Traces({}, {}, {}, spikes, operations)

@@ -4,8 +4,9 @@ Drop is the accuracy of the full window minus that with the exit, on the same sa
 minus P(only the exit is right). Its upper bound takes a Clopper-Pearson bound of each share, at half the error each.
 
 Thresholds are tested in a fixed order, from the one that hardly ever stops to lower ones, and the first that fails ends
-the test: that needs no correction for their number (learn then test, arXiv 2110.01052). Several policies share the
-error. The test set takes no part.
+the test: that needs no correction for their number (learn then test, arXiv 2110.01052). Where latency is the aim, the
+most accurate of them is taken instead, so that they share the error, as several policies do. The test set takes no
+part.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ import numpy.typing as npt
 
 from snn2chip import hardware
 from snn2chip.chip import ChipNet, ExitForm, ExitPolicy
+from snn2chip.data import check_classes
 from snn2chip.early_exit.activity import Activity, ends, in_chip_time, latency, run_layers, until
 from snn2chip.early_exit.circuit import (
     LEVELS,
@@ -139,8 +141,9 @@ def observe(net: ChipNet, x: Array, y: Array, threads: int = 0, progress: Progre
     rule = net.exit
     if rule is None:
         raise UsageError("exit: the network has none")
-    if len(x) == 0 or y.shape != (len(x),) or y.dtype.kind not in "iu":
+    if len(x) == 0 or len(y) == 0:
         raise InputError(f"calibration: {len(x)} samples and classes of shape {y.shape}; both are needed")
+    check_classes(y, len(x), net.classes, "calibration")
     readout, source = rule.readout, source_layer(net)
     potential = net.readout.kind == "potential"
     record = Record.of([source] if source else [], [readout] if potential else [])
@@ -205,7 +208,8 @@ class Point:
         exited: share of samples that the rule stopped.
         mean_steps, median_steps, p95_steps: cutoff steps.
         mean_latency_steps: until the answer has left the chip.
-        operations: synaptic operations of a stopped window, mean.
+        operations: synaptic operations of a stopped window, mean. A circuit's detectors fire less at higher thresholds;
+            of those that were not chosen, they are counted as at the lowest.
         energy: of a stopped window, J, mean; None where it was not asked for.
     """
 
@@ -290,6 +294,7 @@ class Calibrated:
         samples: how many there were.
         confidence: of the bounds on the drop.
         loss: what the re-quantised rows change, see :class:`Loss`.
+        estimated_operations: of the chosen threshold, counted as those of the others are.
     """
 
     net: ChipNet
@@ -299,6 +304,7 @@ class Calibrated:
     samples: int
     confidence: float
     loss: Loss
+    estimated_operations: float
 
 
 @dataclass(frozen=True)
@@ -392,10 +398,11 @@ def calibrate(
             break
         points: list[Point] = []
         candidates = _candidates(samples, policy)
+        share = error if max_drop is not None else error / len(candidates)
         for m in candidates:
             if progress is not None:
                 progress(f"thresholds: {policy}", len(points), len(candidates))
-            points.append(measure(samples, m, error, placement))
+            points.append(measure(samples, m, share, placement))
         curve = tuple(points)
         passed = _passing(curve, max_drop, max_latency)
         if not passed and coarser is not None and max_drop is not None:
@@ -410,14 +417,22 @@ def calibrate(
     if best is None:
         raise CheckFailed(f"cutoff: no threshold reaches the aim; {'; '.join(refusals)}")
     samples, chosen, curve, policy = best
+    final, estimated = _final(samples, chosen, confidence), chosen.operations
+    if final.exit is not None and final.exit.form != "host" and samples.net.exit != replace(final.exit, calibration=()):
+        own = see(replace(final, exit=replace(final.exit, calibration=())))
+        own_placement = hardware.place(own.net, hardware.target_of(net.target)) if energy else None
+        exact = measure(own, chosen.threshold, error, own_placement)
+        chosen = replace(chosen, operations=exact.operations, energy=exact.energy)
+        curve = tuple(chosen if point.threshold == chosen.threshold else point for point in curve)
     return Calibrated(
-        _final(samples, chosen, confidence),
+        final,
         chosen,
         curve,
         float((samples.full == samples.y).mean()),
         len(samples.y),
         confidence,
         _loss(samples, chosen),
+        estimated,
     )
 
 
@@ -557,7 +572,15 @@ def fitted_logit(scores: Array, y: Array) -> float:
     """Integers per unit of logit at which the softmax of ``scores`` ``[N, C]`` fits the classes best.
 
     Temperature scaling, arXiv 1706.04599: the least negative log-likelihood.
+
+    Raises:
+        CheckFailed: all are right, so that the smaller the number, the better the fit.
     """
+    if (scores[np.arange(len(y)), y] == scores.max(1)).all():
+        raise CheckFailed(
+            f"cutoff: the full window is right on all {len(y)} samples, which leaves its confidence open; give more "
+            "samples, or the integers per unit of logit with --logit"
+        )
     spread = float(np.abs(scores - scores.mean(1, keepdims=True)).max()) or 1.0
 
     def cost(unit: float) -> float:

@@ -155,11 +155,31 @@ class _Builder:
                     return [], [_Own(node.weight, node.bias)]
                 return [], [_Own(np.diag(node.scale), node.shift)]
             inner = self.records.get(given[0].node or "")
+            if inner is not None and isinstance(inner.nodes[-1], Add):
+                return self._split_terms(record, node, lagged[0], name)
             if isinstance(node, Linear) and inner is not None and isinstance(inner.nodes[-1], Concat):
                 return self._split_columns(record, node, inner, source.lag + given[0].lag, name)
         raise UnsupportedError(
             f"{name}: its own spikes return through {source.node}; only a Linear or a factor has a form on the chip"
         )
+
+    def _split_terms(
+        self, record: Record, node: Linear | BatchNorm, total: Source, name: str
+    ) -> tuple[list[Source], list[_Own]]:
+        """``W (a + s) = W a + W s``; what it adds stays with ``a``."""
+        terms, own = self._split(total, name)
+        weight = node.weight if isinstance(node, Linear) else np.diag(node.scale)
+        through = [_Own(weight @ part.weight, weight @ part.bias) for part in own]
+        if not terms:
+            shift = node.bias if isinstance(node, Linear) else node.shift
+            return [], [replace(through[0], bias=through[0].bias + shift), *through[1:]]
+        if len(terms) > 1:
+            rest = Add(name=f"{node.name} input")
+            self.records[rest.name] = Record([rest], [tuple(terms)])
+            terms = [Source(rest.name)]
+        part = replace(node, name=f"{node.name} without feedback")
+        self.records[part.name] = Record([part], [tuple(terms)])
+        return [Source(part.name)], through
 
     def _split_columns(
         self, record: Record, linear: Linear, inner: Record, lag: int, name: str

@@ -72,16 +72,43 @@ class _Call:
         """Note what the operation returned."""
         self.tracer.put(self.result, value)
 
-    def put_node(self, key: Any, make: Callable[[str], Node], value: Value | None = None) -> None:
-        """The operation is a node of one input, or the identity (``make`` of nothing)."""
-        value = self.value if value is None else value
+    def put_node(
+        self,
+        key: Any,
+        make: Callable[[str], Node],
+        value: Value | None = None,
+        shifts: bool = False,
+        linear: bool = True,
+    ) -> None:
+        """The operation is a node of one input.
+
+        Args:
+            shifts: it adds something, so that a factor before it is none after it.
+            linear: of a mean over time it is the mean of what it does at each step, apart from what it adds.
+        """
+        value = whole_sum(self.tracer, self.value if value is None else value)
+        if value.ranked:
+            raise _NoCounterpart(f"{self.name} after {value.ranked}; leave {value.ranked} out")
+        if value.total and not linear:
+            raise _NoCounterpart(f"{self.name} after the sum over time; only what is linear can come there")
         if value.part == "state" or value.steps:
             raise _NoCounterpart(f"{self.name} of a neuron's inner state, or of some time steps' sum")
         if value.part == "potential":
             raise _NoCounterpart(f"{self.name} of a membrane potential; only the last layer's can be read")
         if not value.ordered:
             raise _NoCounterpart(f"{self.name} on permuted dimensions {', '.join(value.dims)}; permute them back")
-        name = self.tracer.node(key, self.name, (Source(value.node),), lambda name: [make(name)])
+        gain = value.gain if shifts else 1.0
+        given = next(t for t in tensors_in((self.args, self.kwargs)) if self.tracer.value(t) is not None)
+        channels = given.shape[value.dims.index("s0")] if value.sample else 0
+
+        def nodes(name: str) -> list[Node]:
+            if gain == 1:
+                return [make(name)]
+            scale = np.full(channels, gain)
+            return [BatchNorm(name=f"{name} factor", scale=scale, shift=0 * scale), make(name)]
+
+        name = self.tracer.node((key, gain), self.name, (Source(value.node),), nodes)
+        value = replace(value, gain=value.gain / gain)
         dims = (*value.lead, *sample_dims(self.result.ndim - len(value.lead)))
         self.put(replace(value, node=name, dims=dims))
 
@@ -93,6 +120,18 @@ class _Call:
         return value
 
 
+def whole_sum(tracer: Tracer, value: Value) -> Value:
+    """A sum that has become one over all steps that there are so far is their mean, times their number."""
+    if not value.steps or value.steps != tuple(range(tracer.steps)):
+        return value
+    return replace(value, steps=(), total=tracer.steps, gain=_product(value.gain, tracer.steps))
+
+
+def _product(gain: float, factor: float) -> float:
+    """Exactly 1 where a sum is divided by the number of its terms."""
+    return 1.0 if math.isclose(gain * factor, 1, rel_tol=1e-12) else gain * factor
+
+
 def apply(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run an operation and note what it returns.
 
@@ -102,6 +141,10 @@ def apply(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
     name = _canonical(func)
     if name in _SYNAPSES:
         args, kwargs = _promoted(tracer, args), _promoted(tracer, kwargs)
+    if args and isinstance(args[0], Tensor) and name != "setitem" and _in_place(func) and tracer.value(args[0]) is None:
+        taken = (args[0].clone(), *args[1:])  # or the constant would hold the result
+    else:
+        taken = args
     result = func(*args, **kwargs)
     if name in _CASTS and isinstance(result, Tensor) and result.dtype == torch.float32:
         result = args[0].double()
@@ -119,10 +162,10 @@ def apply(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
     returned = [result] if isinstance(result, Tensor) else tensors_in(result)
     poisoned = next((value for value in given if value.node is None), None)
     if poisoned is not None:
-        for tensor in returned:
+        for tensor in returned or ([args[0]] if name == "setitem" else []):
             tracer.put(tensor, poisoned)
     elif returned or name == "setitem":
-        call = _Call(tracer, name, args, kwargs, result)
+        call = _Call(tracer, name, taken, kwargs, result)
         try:
             if name not in _HANDLERS:
                 raise _NoCounterpart(f"{name} has no form on the chip; {_INSTEAD.get(name, _ELSE)}")
@@ -181,6 +224,11 @@ def _canonical(func: Any) -> str:
     return _ALIASES.get(name, name)
 
 
+def _in_place(func: Any) -> bool:
+    name = str(getattr(func, "__name__", ""))
+    return name.startswith("__i") if name.endswith("__") else name.endswith("_")
+
+
 # --- arithmetic ---
 
 
@@ -191,7 +239,7 @@ def _identity(call: _Call) -> None:
 
 
 def _dropout(call: _Call) -> None:
-    if not torch.equal(call.result, call.data):
+    if not torch.equal(call.result.nan_to_num(), call.data.nan_to_num()):
         raise _NoCounterpart("dropout that is active in evaluation; use nn.Dropout")
     call.put(call.value)
 
@@ -219,9 +267,8 @@ def _sum_of(call: _Call, first: Any, second: Any, sign: float) -> None:
     a, b = call.tracer.value(first), call.tracer.value(second)
     if a is None:
         first, second, a, b = second, first, b, a
-        if sign != 1:
-            _affine(call, first, -1.0, second)
-            return
+        _affine(call, first, sign, second)
+        return
     assert a is not None  # one of them is
     if b is None:
         _affine(call, first, 1.0, second * sign)
@@ -229,10 +276,14 @@ def _sum_of(call: _Call, first: Any, second: Any, sign: float) -> None:
     if a.node == b.node and a.part == b.part and sign == 1 and a.step != b.step and not a.timed:
         _check_spikes(call, a)
         steps = [step for value in (a, b) for step in value.steps or (value.step,) if step is not None]
+        if a.gain != b.gain:
+            raise _NoCounterpart("weighted sum over time; sum time steps without factors, or take the mean")
         call.put(replace(a, step=None, steps=tuple(sorted(steps))))
         return
     if sign != 1:
-        raise _NoCounterpart("difference of two branches; add them, with weights of the other sign")
+        raise _NoCounterpart(
+            "difference or weighted sum of two branches; add them, with weights of the other sign or times the factor"
+        )
     _combine(call, [a, b], lambda name: Add(name=name))
 
 
@@ -265,14 +316,17 @@ def _affine(call: _Call, data: Tensor, scale: Any, shift: Any) -> None:
     if value.total or value.steps:
         if not (np.ndim(scale) == 0 and scale > 0 and not _filled(shift, call, value).any()):
             raise _NoCounterpart(f"{call.name} of a sum over time with a constant")
-        call.put(value)
+        call.put(replace(value, gain=_product(value.gain, float(scale))))
         return
     scales, shifts = (_filled(constant, call, value) for constant in (scale, shift))
     if (scales == 1).all() and not shifts.any():
         call.put(value)
         return
     call.put_node(
-        (scales.tobytes(), shifts.tobytes()), lambda name: BatchNorm(name=name, scale=scales, shift=shifts), value
+        (scales.tobytes(), shifts.tobytes()),
+        lambda name: BatchNorm(name=name, scale=scales, shift=shifts),
+        value,
+        bool(shifts.any()),
     )
 
 
@@ -315,17 +369,20 @@ def _neg(call: _Call) -> None:
 
 def _monotone(call: _Call) -> None:
     """Of scores, which keep their order."""
-    if not call.value.total:
+    value = whole_sum(call.tracer, call.value)
+    if not value.total:
         raise _NoCounterpart(f"{call.name} has no form on the chip, except after the sum over time; leave it out")
-    call.put(call.value)
+    if call.name != "sigmoid":
+        axis = call.argument(1, "dim")
+        if value.dims[-1:] != ("s0",) or axis is None or _axis(call, axis) != len(value.dims) - 1:
+            raise _NoCounterpart(f"{call.name} over another axis than the scores'; leave it out")
+    call.put(replace(value, ranked=call.name))
 
 
 # --- synapses and pooling ---
 
 
-def _bias(call: _Call, bias: Tensor | None, size: int, value: Value) -> Any:
-    if bias is not None and value.total == "sum" and bool(bias.any()):
-        raise _NoCounterpart("synapses with a bias after the sum over time; take the mean")
+def _bias(bias: Tensor | None, size: int) -> Any:
     return np.zeros(size) if bias is None else as_array(bias)
 
 
@@ -339,8 +396,10 @@ def _weighted(call: _Call, weight: Tensor, bias: Tensor | None) -> None:
     value, matrix = call.value, as_array(weight)
     if value.sample != ("s0",) or value.dims[-1] != "s0":
         raise _NoCounterpart(f"{call.name} on dimensions {', '.join(value.dims)}; flatten images before")
-    shift = _bias(call, bias, len(matrix), value)
-    call.put_node(_constant(call, weight, bias), lambda name: Linear(name=name, weight=matrix, bias=shift))
+    shift = _bias(bias, len(matrix))
+    call.put_node(
+        _constant(call, weight, bias), lambda name: Linear(name=name, weight=matrix, bias=shift), shifts=shift.any()
+    )
 
 
 def _linear(call: _Call) -> None:
@@ -362,7 +421,7 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 def _conv2d(call: _Call) -> None:
-    value = call.images()
+    call.images()
     weight, bias = call.argument(1, "weight"), call.argument(2, "bias")
     padding = call.argument(4, "padding", 0)
     dilation, groups = _pair(call.argument(5, "dilation", 1)), int(call.argument(6, "groups", 1))
@@ -372,12 +431,13 @@ def _conv2d(call: _Call) -> None:
             raise _NoCounterpart("padding='same' of an even kernel; give the padding in pixels")
         padding = tuple(size // 2 for size in sizes) if padding == "same" else 0
     stride, pad = _pair(call.argument(3, "stride", 1)), _pair(padding)
-    kernel, shift = as_array(weight), _bias(call, bias, weight.shape[0], value)
+    kernel, shift = as_array(weight), _bias(bias, weight.shape[0])
     call.put_node(
         (*_constant(call, weight, bias), stride, pad, dilation, groups),
         lambda name: Conv2d(
             name=name, weight=kernel, bias=shift, stride=stride, padding=pad, dilation=dilation, groups=groups
         ),
+        shifts=shift.any(),
     )
 
 
@@ -393,7 +453,7 @@ def _batch_norm(call: _Call) -> None:
     shift = -as_array(mean) * scale
     shift = shift if bias is None else shift + as_array(bias)
     key = _constant(call, mean, variance, weight, bias)
-    call.put_node(key, lambda name: BatchNorm(name=name, scale=scale, shift=shift))
+    call.put_node(key, lambda name: BatchNorm(name=name, scale=scale, shift=shift), shifts=shift.any())
 
 
 def _average_pool(call: _Call) -> None:
@@ -429,7 +489,9 @@ def _max_pool(call: _Call) -> None:
     if dilation != (1, 1) or call.argument(5, "ceil_mode", False) or call.argument(6, "return_indices", False):
         raise _NoCounterpart("max pooling with dilation, ceil_mode or return_indices; leave them out")
     call.put_node(
-        (kernel, stride, padding), lambda name: MaxPool2d(name=name, kernel=kernel, stride=stride, padding=padding)
+        (kernel, stride, padding),
+        lambda name: MaxPool2d(name=name, kernel=kernel, stride=stride, padding=padding),
+        linear=False,
     )
 
 
@@ -592,14 +654,17 @@ def _setitem(call: _Call) -> None:
     target, index, source = call.args[:3]
     value = call.tracer.value(source)
     before = call.tracer.value(target)
-    step = index if isinstance(index, int) else None
-    if value is None or step is None or value.step != step or source.ndim != target.ndim - 1:
-        raise _NoCounterpart("assignment into a tensor; only result[t] = value of time step t")
-    if before is not None and replace(value, step=None, dims=("T", *value.dims)) != before:
+    entries = index if isinstance(index, tuple) else (index,)
+    axis = len(entries) - 1
+    step = entries[-1] if isinstance(entries[-1], int) and entries[:-1] == (slice(None),) * axis else None
+    if value is None or step is None or value.step != step % target.shape[axis] or source.ndim != target.ndim - 1:
+        raise _NoCounterpart("assignment into a tensor; only result[t] or result[:, t] = value of time step t")
+    whole = replace(value, step=None, dims=(*value.dims[:axis], "T", *value.dims[axis:]))
+    if before is not None and whole != before:
         raise _NoCounterpart("assignment of several things into one tensor")
     if before is None and step != 0:
         raise _NoCounterpart("assignment into a tensor that does not start at time step 0")
-    call.tracer.put(target, replace(value, step=None, dims=("T", *value.dims)))
+    call.tracer.put(target, whole)
 
 
 def _expand(call: _Call) -> None:
@@ -690,8 +755,8 @@ def _reduced(call: _Call) -> None:
         if size < call.tracer.steps:
             raise _NoCounterpart(f"{call.name} over {size} of {call.tracer.steps} time steps")
         _check_spikes(call, value)
-        total = "mean" if call.name == "mean" else "sum"
-        call.put(replace(value, dims=left, total=total, step=None))  # type: ignore[arg-type]
+        gain = _product(value.gain, 1 if call.name == "mean" else size)
+        call.put(replace(value, dims=left, total=size, gain=gain, step=None))
     elif names == ("s1", "s2") and value.dims[-3:] == ("s0", "s1", "s2"):
         _whole_image(call, left)
     elif names == ("member",):
@@ -738,10 +803,11 @@ def _voting(call: _Call) -> None:
 
 
 def _groups_of(call: _Call, groups: int, members: int, share: float, left: tuple[Dim, ...]) -> None:
-    value = call.value
+    value = whole_sum(call.tracer, call.value)
     matrix = np.kron(np.eye(groups), np.full((1, members), share))
-    if value.part != "output" or value.steps:
-        raise _NoCounterpart(f"{call.name} over groups of membrane potentials")
+    if value.part != "output" or value.steps or value.ranked:
+        what = f"what {value.ranked} returns" if value.ranked else "membrane potentials"
+        raise _NoCounterpart(f"{call.name} over groups of {what}")
     name = call.tracer.node(
         (members, groups, share),
         "population",

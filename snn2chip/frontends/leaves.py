@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from snn2chip.errors import UnsupportedError
 from snn2chip.graph import Node, Shape
 
 Array = npt.NDArray[Any]
@@ -111,9 +112,25 @@ def as_array(tensor: torch.Tensor) -> Array:
     return array
 
 
-def number_or_array(value: Any) -> float | Array:
-    """A parameter that is a number, a tensor of one element, or one element per neuron (channel)."""
-    if not isinstance(value, torch.Tensor):
-        return float(value)
-    array = as_array(value)
-    return float(array.reshape(())) if array.size == 1 else np.squeeze(array)
+def parameter(value: Any, shape: Shape) -> float | Array:
+    """A parameter of neurons, as torch broadcasts it: a number, one for each channel (feature), or one for each neuron.
+
+    Args:
+        value: a number or a tensor.
+        shape: of the neurons.
+
+    Raises:
+        UnsupportedError: it has another shape.
+    """
+    array = as_array(value if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=torch.float64))
+    if array.size == 1:
+        return float(array.reshape(()))
+    extra = max(0, array.ndim - len(shape))
+    try:
+        whole = np.broadcast_to(array.reshape(array.shape[extra:]), shape)
+    except ValueError:
+        raise UnsupportedError(
+            f"a parameter of shape {array.shape} does not fit its neurons of shape {shape}"
+        ) from None
+    channels = whole.reshape(shape[0], -1)
+    return channels[:, 0].copy() if (channels == channels[:, :1]).all() else whole.copy()

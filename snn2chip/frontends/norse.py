@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from snn2chip.errors import UnsupportedError
-from snn2chip.frontends.leaves import Array, Leaf, as_array, number_or_array
+from snn2chip.frontends.leaves import Array, Leaf, as_array, parameter
 from snn2chip.graph import BatchNorm, Delay, Linear, Neuron, Node, Shape
 
 #: Neurons that take all time steps at a call, with time first.
@@ -38,9 +38,6 @@ def leaf(module: nn.Module) -> Leaf | None:
         raise UnsupportedError(f"modules of this kind have no form on the chip; use {known}")
     neuron: Any = module
     p, step = neuron.p, neuron.dt
-    rate: Any = 1.0 if kind == "IAFCell" else number_or_array(torch.as_tensor(step * p.tau_mem_inv))
-    beta = 1.0 if kind == "IAFCell" else 1 - rate
-    alpha = 0.0 if kind in _WITHOUT_CURRENT else 1 + number_or_array(torch.as_tensor(-step * p.tau_syn_inv))
     threshold = _threshold(p) if kind in _SPIKING else np.inf
 
     if kind in _INTEGRATORS and (as_array(torch.as_tensor(p.v_leak)) != 0).any():
@@ -51,6 +48,9 @@ def leaf(module: nn.Module) -> Leaf | None:
         if hasattr(neuron, "input_weights"):
             chain.append(_synapses(f"{name} input", neuron.input_weights))
             shape = (len(neuron.input_weights),)
+        rate: Any = 1.0 if kind == "IAFCell" else parameter(step * p.tau_mem_inv, shape)
+        beta = 1.0 if kind == "IAFCell" else 1 - rate
+        alpha = 0.0 if kind in _WITHOUT_CURRENT else 1 + parameter(-step * p.tau_syn_inv, shape)
         if kind in _LATE:
             chain.append(Delay(name=f"{name} current", steps=1))
         if np.any(rate != 1):
@@ -59,13 +59,14 @@ def leaf(module: nn.Module) -> Leaf | None:
         if hasattr(neuron, "recurrent_weights"):
             recurrent = np.reshape(rate, (-1, 1)) * as_array(neuron.recurrent_weights)
         reset: Any = "zero" if kind in _SPIKING else "none"
-        chain.append(Neuron(name=name, alpha=alpha, beta=beta, threshold=threshold, reset=reset, recurrent=recurrent))
+        above = parameter(threshold, shape)
+        chain.append(Neuron(name=name, alpha=alpha, beta=beta, threshold=above, reset=reset, recurrent=recurrent))
         return chain
 
     return Leaf(nodes, time=0 if kind in _SEQUENCES else None, potential=0 if kind in _INTEGRATORS else None)
 
 
-def _threshold(p: Any) -> float | Array:
+def _threshold(p: Any) -> torch.Tensor:
     """Above the potential at rest."""
     reset = as_array(torch.as_tensor(p.v_reset))
     start = as_array(torch.as_tensor(getattr(p, "v_leak", p.v_reset)))
@@ -77,7 +78,7 @@ def _threshold(p: Any) -> float | Array:
     threshold = as_array(torch.as_tensor(p.v_th)) - reset
     if (threshold <= 0).any():
         raise UnsupportedError(f"v_th {_shown(as_array(torch.as_tensor(p.v_th)))} is not above v_reset; never at rest")
-    return number_or_array(torch.as_tensor(threshold))
+    return torch.as_tensor(threshold)
 
 
 def _shown(values: Array) -> str:

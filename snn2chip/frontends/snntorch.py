@@ -13,7 +13,7 @@ import numpy as np
 from torch import nn
 
 from snn2chip.errors import UnsupportedError
-from snn2chip.frontends.leaves import Leaf, as_array, number_or_array
+from snn2chip.frontends.leaves import Leaf, as_array, parameter
 from snn2chip.graph import BatchNorm, Neuron, Node, Shape
 
 #: By class, which of the returned tensors is the membrane potential.
@@ -40,9 +40,9 @@ def leaf(module: nn.Module) -> Leaf | None:
         raise UnsupportedError("inhibition=True, the largest potential alone fires, has no form on the chip")
     if neuron.state_quant:
         raise UnsupportedError("state_quant has no form on the chip; the export quantises the states")
-    if float(neuron.graded_spikes_factor) != 1:
+    if (factor := as_array(neuron.graded_spikes_factor))[factor != 1].size:
         raise UnsupportedError(
-            f"graded_spikes_factor {float(neuron.graded_spikes_factor):.6g}; spikes are 0 or 1, scale the next weights"
+            f"graded_spikes_factor {factor[factor != 1][0]:.6g}; spikes are 0 or 1, scale the next weights"
         )
     reset = ("subtract", "zero", "none")[int(neuron.reset_mechanism_val)]
     delayed = getattr(neuron, "reset_delay", True) or kind == "RSynaptic"  # whose own reset is lost in a local variable
@@ -58,7 +58,7 @@ def leaf(module: nn.Module) -> Leaf | None:
     def nodes(name: str, shape: Shape) -> list[Node]:
         chain: list[Node] = []
         alpha: Any = 0.0
-        beta: Any = number_or_array(neuron.beta.clamp(0, 1)) if kind != "Lapicque" else None
+        beta: Any = parameter(neuron.beta.clamp(0, 1), shape) if kind != "Lapicque" else None
         recurrent = None
         if kind == "Lapicque":
             step, resistance, capacity = (float(getattr(neuron, what)) for what in ("time_step", "R", "C"))
@@ -67,7 +67,7 @@ def leaf(module: nn.Module) -> Leaf | None:
             if (gain != 1).any():
                 chain.append(BatchNorm(name=f"{name} gain", scale=gain, shift=np.zeros_like(gain)))
         if kind in ("Synaptic", "RSynaptic"):
-            alpha = number_or_array(neuron.alpha.clamp(0, 1))
+            alpha = parameter(neuron.alpha.clamp(0, 1), shape)
         if kind in ("RLeaky", "RSynaptic"):
             recurrent, bias = _recurrent(neuron, shape)
             if bias.any():
@@ -77,7 +77,7 @@ def leaf(module: nn.Module) -> Leaf | None:
                 name=name,
                 alpha=alpha,
                 beta=beta,
-                threshold=number_or_array(neuron.threshold),
+                threshold=parameter(neuron.threshold, shape),
                 reset=reset,  # type: ignore[arg-type]
                 reset_delay=delayed and reset != "none",
                 recurrent=recurrent,

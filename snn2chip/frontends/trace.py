@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -59,7 +59,9 @@ class Value:
         dims: the meaning of each axis.
         step: the time step; None of something that does not change, or of all steps.
         part: output of the node, or another of its variables.
-        total: None, or "mean" or "sum" over all time steps.
+        total: of a mean over time: of how many steps; what the tensor holds is ``gain`` times it. 0 of no mean.
+        gain: positive.
+        ranked: what has changed the numbers after the mean and left their order, "softmax" for instance.
         why: of no node: what has no counterpart, with the place.
         steps: of a sum that is not complete: the steps that are in it.
         unit: the node's output in one of the tensor's.
@@ -69,7 +71,9 @@ class Value:
     dims: tuple[Dim, ...]
     step: int | None = None
     part: Part = "output"
-    total: Literal["mean", "sum"] | None = None
+    total: int = 0
+    gain: float = 1.0
+    ranked: str = ""
     why: str = ""
     steps: tuple[int, ...] = ()
     unit: float = 1
@@ -221,6 +225,7 @@ class Tracer(TorchFunctionMode):
         self._paused += 1
         try:
             result = double(original(module, *args, **kwargs))
+            _remember_in_double(module)
         except Exception:
             self.failed = self.failed or f"{name}{_line()}"
             raise
@@ -236,6 +241,7 @@ class Tracer(TorchFunctionMode):
             raise UnsupportedError(
                 f"{name}: is given something that does not depend on the network's input; leave it out"
             )
+        data = self._alone(leaf, data)
         if data.node is None and ("?" in data.dims or len(data.dims) != given[0].ndim):
             for tensor in tensors_in(result):
                 self.put(tensor, Value(None, ("?",) * tensor.ndim, why=data.why))
@@ -272,9 +278,19 @@ class Tracer(TorchFunctionMode):
                 dims = (*lead, *sample_dims(tensor.ndim - len(lead) - len(tail)), *tail)
             self.put(tensor, Value(name, dims, None if leaf.time is not None else step, part, unit=unit))
 
+    def _alone(self, leaf: Leaf, data: Value) -> Value:
+        """An axis of one step is time, where neurons want it and no other step can be meant."""
+        axis = leaf.time
+        only = data.step is None if self.given_steps == 0 else self.given_steps == 1
+        if axis is None or data.timed or data.dims[axis : axis + 1 or None] != ("1",) or not only:
+            return data
+        return replace(
+            data, dims=tuple("T" if i == axis % len(data.dims) else d for i, d in enumerate(data.dims)), step=None
+        )
+
     def _check_data(self, name: str, leaf: Leaf, data: Value, step: int) -> None:
         given = f"is given dimensions {', '.join(data.dims)}"
-        if data.total is not None or data.steps or data.part != "output":
+        if data.total or data.steps or data.part != "output":
             what = "a sum over time" if data.part == "output" else "a membrane potential or current of other neurons"
             raise UnsupportedError(f"{name}: is given {what}; neurons take spikes, through synapses, of each step")
         if not data.ordered:
@@ -350,11 +366,17 @@ def double(content: Any) -> Any:
     return type(content)(double(part) for part in content) if type(content) in (list, tuple) else content
 
 
+def _remember_in_double(module: nn.Module) -> None:
+    """What neurons keep for their next call, beside what they return."""
+    for kept in (vars(module), module._buffers):
+        kept.update({key: double(value) for key, value in kept.items() if isinstance(value, Tensor)})
+
+
 @contextmanager
 def _intercepted(tracer: Tracer) -> Iterator[None]:
     """Calls of modules, and indexing, which torch 2.3 does not show to modes where the index is simple."""
     original = nn.Module.__call__
-    index = Tensor.__getitem__
+    index, assign = Tensor.__getitem__, Tensor.__setitem__
 
     def calling(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return tracer.call(original, module, *args, **kwargs)
@@ -362,13 +384,17 @@ def _intercepted(tracer: Tracer) -> Iterator[None]:
     def indexing(tensor: Tensor, at: Any) -> Any:
         return tracer.__torch_function__(index, (), (tensor, at))
 
+    def assigning(tensor: Tensor, at: Any, value: Any) -> None:
+        tracer.__torch_function__(assign, (), (tensor, at, value))
+
     nn.Module.__call__ = calling  # type: ignore[method-assign]
     Tensor.__getitem__ = indexing  # type: ignore[method-assign, assignment]
+    Tensor.__setitem__ = assigning  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
         nn.Module.__call__ = original  # type: ignore[method-assign]
-        del Tensor.__getitem__  # inherited
+        del Tensor.__getitem__, Tensor.__setitem__  # inherited
 
 
 def _line() -> str:

@@ -42,7 +42,8 @@ class _Integrate(torch.autograd.Function):
         reached = torch.empty_like(x) if steps > 1 else x
         spikes = torch.empty_like(x)
         kept = torch.empty_like(x) if keep else x.new_empty(0)
-        v = i = None
+        v: Any = None
+        i: Any = None
         for t in range(steps):
             u, s = reached[:, t], spikes[:, t]
             i = alpha * i + x[:, t] if alpha != 0 and i is not None else x[:, t]

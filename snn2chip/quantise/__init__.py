@@ -1,6 +1,6 @@
 """Quantisation: a lowered graph and calibration data to a :class:`~snn2chip.chip.ChipNet`."""
 
-from snn2chip.quantise.checks import check_labels, label_warning
+from snn2chip.quantise.checks import label_warning
 from snn2chip.quantise.integers import integer_net, is_integer
 from snn2chip.quantise.network import Choice, Option, Plan, Quantised, quantise
 from snn2chip.quantise.overflow import Bound, bounds
@@ -22,7 +22,6 @@ __all__ = [
     "Spec",
     "Widths",
     "bounds",
-    "check_labels",
     "choose_widths",
     "hard_reset",
     "integer_net",

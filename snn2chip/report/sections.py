@@ -306,7 +306,7 @@ def time(content: Content) -> dict[str, Any]:
         if {"samples", "drop_upper_bound", "confidence"} <= stated.keys():
             text += (
                 f"; calibrated on {stated['samples']:,.0f} held-out samples, where the accuracy drops by at most "
-                f"{100 * stated['drop_upper_bound']:.2f} points at {percent(stated['confidence'], 0)} confidence"
+                f"{100 * stated['drop_upper_bound']:.2f} points at {100 * stated['confidence']:g}\u00a0% confidence"
             )
         said.append(text + ".")
         levels = Table(
