@@ -18,7 +18,7 @@ from with_lava import needs_lava
 
 import snn2chip as s2c
 from snn2chip import limits
-from snn2chip.chip import ChipNet, Conv, Dense, Neuron, Readout
+from snn2chip.chip import ChipNet, Conv, Dense, InputNeurons, Neuron, Readout
 from snn2chip.cli import cli
 from snn2chip.early_exit import (
     attach,
@@ -36,8 +36,15 @@ from snn2chip.early_exit import (
     verify_exit,
     with_host_rule,
 )
-from snn2chip.early_exit.activity import decisions, latency, of_spikes, required_record, run_layers
-from snn2chip.early_exit.calibration import binomial_tail, drop_bound, lower_share, samples_needed, upper_share
+from snn2chip.early_exit.activity import decisions, latency, of_spikes, required_record, run_layers, until
+from snn2chip.early_exit.calibration import (
+    binomial_tail,
+    drop_bound,
+    ended,
+    lower_share,
+    samples_needed,
+    upper_share,
+)
 from snn2chip.early_exit.circuit import THRESHOLD_MAX, rounding_error
 from snn2chip.early_exit.evidence import Evidence, circuit_evidence, source_layer
 from snn2chip.early_exit.policies import Decisions, Lead, apply, decide, lead, softmax
@@ -421,6 +428,72 @@ def test_calibration_reaches_its_aim(make: Callable[..., ChipNet]) -> None:
     assert dict(found.net.exit.calibration)["samples"] == 500
     lower = calibrate(plain, x, y, ("margin",), max_latency=found.curve[-1].mean_latency_steps + 0.5)
     assert lower.chosen.mean_latency_steps <= found.curve[-1].mean_latency_steps + 0.5
+
+
+@pytest.mark.parametrize("make", [potential_net, count_net, conv_net])
+@pytest.mark.parametrize("first", [False, True])
+def test_energy_is_charged_for_what_a_stopped_window_does(make: Callable[..., ChipNet], first: bool) -> None:
+    plain = make()
+    if first:
+        inputs = InputNeurons("in", plain.input_shape, Neuron.of("in", 0, 4096, 4096))
+        plain = replace(plain, layers=(inputs, *plain.layers))
+    net = attach(plain, "margin" if make is not count_net else "first-spike", 1)
+    run = run_layers(net, encode(net, data(net)), required_record(net))
+    found = decisions(net, run.traces())
+    charged = [traces for _, traces in ended(net, run, found).values()]
+    assert sum(traces.synaptic_operations for traces in charged) == until(net, run.operations, found).sum()
+    for layer in net.layers:
+        spikes = sum(traces.spike_counts[layer.name] for traces in charged)
+        alone = {name: counts if name == layer.name else 0 * counts for name, counts in run.spikes.items()}
+        assert spikes == until(net, alone, found).sum(), layer.name
+
+
+@pytest.mark.parametrize("policy", ["margin", "patience"])
+def test_the_chosen_threshold_costs_what_its_own_circuit_does(policy: Any) -> None:
+    plain = potential_net(classes=5)
+    x, y = labelled(plain, 600)
+    found = calibrate(plain, x, y, [policy], max_drop=0.06, energy=True)
+    assert found.net.exit is not None
+    assert found.net.exit.thresholds != (1,)
+    stopped = next(cost for cost in level_costs(found.net, x) if cost.level == "stopped")
+    assert (found.chosen.operations, found.chosen.energy) == (stopped.operations, stopped.energy)
+    assert found.chosen in found.curve
+    assert found.estimated_operations != found.chosen.operations
+
+
+def test_a_latency_that_was_asked_for_pays_for_the_choice() -> None:
+    plain = potential_net()
+    x, y = labelled(plain, 400)
+    found = calibrate(plain, x, y, max_latency=plain.time_steps + 9)
+    run = simulate_exit(found.net, x, y)
+    right, before = run.decisions.label == y, simulate(plain, x).predictions == y
+    worse, better = int((before & ~right).sum()), int((right & ~before).sum())
+    assert found.chosen.drop_upper_bound == drop_bound(worse, better, len(y), (1 - 0.95) / len(found.curve))
+
+
+def test_classes_that_the_network_does_not_have() -> None:
+    plain = potential_net()
+    x, y = labelled(plain, 400)
+    uses: list[Callable[[], Any]] = [
+        lambda: calibrate(plain, x, y, max_drop=0.06),
+        lambda: calibrate(plain, x, y, eps=0.05),
+        lambda: simulate_exit(attach(plain, "margin", 3), x, y),
+        lambda: simulate(plain, x, y),
+    ]
+    for wrong in (-1, 4):
+        y[7] = wrong
+        for use in uses:
+            with pytest.raises(InputError, match=rf"y contains class {wrong}, the network has classes 0\.\.3"):
+                use()
+
+
+def test_a_network_that_is_always_right_says_nothing_of_its_confidence() -> None:
+    plain = potential_net()
+    x = data(plain, 100)
+    y = simulate(plain, x).predictions
+    with pytest.raises(CheckFailed, match=r"right on all 100 samples.* with --logit"):
+        calibrate(plain, x, y, eps=0.05)
+    assert calibrate(plain, x, y, eps=0.05, logit=30.0).net.exit is not None
 
 
 def test_too_few_samples_are_counted() -> None:
