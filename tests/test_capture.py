@@ -353,12 +353,16 @@ def test_static_input_for_few_steps(steps: int) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            lambda net: setattr(net, "lif", snn.Leaky(0.8, threshold=-0.3)),
+            "lif .*threshold is -0.3, so that it fires at",
+        ),
         (lambda net: setattr(net, "lif", snn.Leaky(0.8, threshold=float("nan"))), "lif .*threshold contains NaN"),
         (lambda net: net.fc.weight.data.fill_(float("nan")), "fc .*weight contains NaN"),
     ],
 )
-def test_nan_is_found_where_it_is(change: Any, message: str) -> None:
+def test_parameters_that_no_neuron_has(change: Any, message: str) -> None:
     net = Net(lambda net, r: torch.stack(r).sum(0))
     change(net)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises((InputError, UnsupportedError), match=message):
         graph_of(net, events(40))

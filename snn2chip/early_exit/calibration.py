@@ -208,8 +208,8 @@ class Point:
         exited: share of samples that the rule stopped.
         mean_steps, median_steps, p95_steps: cutoff steps.
         mean_latency_steps: until the answer has left the chip.
-        operations: synaptic operations of a stopped window, mean. A circuit's detectors fire less at higher thresholds;
-            of those that were not chosen, they are counted as at the lowest.
+        operations: synaptic operations of a stopped window, mean. What a circuit's detectors do depends on the
+            threshold; for those that were not chosen it is counted as at the lowest.
         energy: of a stopped window, J, mean; None where it was not asked for.
     """
 

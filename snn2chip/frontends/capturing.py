@@ -82,7 +82,7 @@ def capture(module: nn.Module, example_input: Any, layout: Layout | None = None,
     shape = tuple(batch_first.shape[1 if layout == "N" else 2 :])
     source = Input(name="input", shape=shape, kind="spikes" if events else "analog")
     graph = build(tracer, source, output)
-    _check_finite(graph)
+    _check_parameters(graph)
     graph.shapes()
     if graph.inexact and not approximate:
         raise UnsupportedError(f"{graph.inexact[0]}; allow it with --approximate (approximate=True)")
@@ -269,8 +269,13 @@ def _check_others(tracer: Tracer, result: Any, output: Value, name: str) -> None
             )
 
 
-def _check_finite(graph: Graph) -> None:
+def _check_parameters(graph: Graph) -> None:
     for node in graph.nodes:
+        if isinstance(node, Neuron) and np.any(np.asarray(node.threshold) < 0):
+            raise UnsupportedError(
+                f"{node.name}: its threshold is {np.min(node.threshold):.6g}, so that it fires at rest; the chip has "
+                "none below 0, train with a positive one"
+            )
         for name, value in vars(node).items():
             if not isinstance(value, np.ndarray | float):
                 continue

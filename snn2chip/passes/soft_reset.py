@@ -17,7 +17,7 @@ from snn2chip.passes.unroll import UNROLLED_MAX, unrolled
 
 #: What the refusals say and offer.
 WHY = "reset by subtraction needs all-to-all synapses"
-REMEDY = "fine-tune with reset='zero'"
+REMEDY = "fine-tune with reset='zero' (in snnTorch with reset_delay=False)"
 
 
 def carry_state_in_current(graph: Graph) -> Graph:
