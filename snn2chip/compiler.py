@@ -11,7 +11,6 @@ from typing import Any, Literal
 from torch import nn
 
 from snn2chip.chip import ChipNet
-from snn2chip.data import check_classes
 from snn2chip.errors import UsageError
 from snn2chip.graph import Graph
 from snn2chip.hardware import target_of
@@ -21,6 +20,7 @@ from snn2chip.passes import PassCost, hold_input, lower, lowering_costs
 from snn2chip.passes.approximate import approximate
 from snn2chip.quantise import Choice, Widths, choose_widths, hard_reset, integer_net, is_integer, quantise
 from snn2chip.quantise.network import SAMPLES, SECOND_ORDER_BITS, Shelf
+from snn2chip.simulation import check_classes
 from snn2chip.sources import SourceOptions, open_source
 
 #: Calibration samples that scales are chosen on; more cost time and change little. Narrow weights, which second-order
@@ -139,6 +139,8 @@ def compile_model(
             quantised.warnings,
             len(model.x if bits == "auto" else samples),
         )
+    if window is not None and window < net.time_steps:
+        raise UsageError(f"window {window}: the network runs for {net.time_steps} time steps; give at least as many")
     return replace(compiled, net=replace(net, window=net.window if window is None else window, target=target))
 
 

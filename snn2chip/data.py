@@ -190,22 +190,6 @@ class Data:
             yield self.read(low, low + size)
 
 
-def check_classes(y: Array | None, samples: int, classes: int, what: str = "data") -> None:
-    """Raise :class:`InputError` unless ``y`` is one class of the network's for each sample.
-
-    Args:
-        classes: that the network has; one neuron has none, and any integer will do.
-        what: in which data, for the message.
-    """
-    if y is None:
-        return
-    if y.shape != (samples,) or y.dtype.kind not in "iu":
-        raise InputError(f"{what}: y has shape {y.shape} and type {y.dtype}, expected {samples} integer classes")
-    if samples and classes > 1 and (y.min() < 0 or y.max() >= classes):
-        wrong = int(y.max() if y.max() >= classes else y.min())
-        raise InputError(f"{what}: y contains class {wrong}, the network has classes 0..{classes - 1}")
-
-
 def open_data(path: str | os.PathLike[str]) -> Data:
     """The samples at ``path``; see the module's description for what can be there.
 

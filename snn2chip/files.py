@@ -41,6 +41,21 @@ def check_absent(path: Path, force: bool) -> None:
         raise UsageError(f"{path}: exists already; --force overwrites it")
 
 
+def check_apart(path: Path, *others: Path) -> None:
+    """Raise :class:`UsageError` if ``path``, which is to be written, is one of the other files of the command."""
+    for other in others:
+        with contextlib.suppress(OSError):
+            if path.absolute() == other.absolute() or (path.exists() and other.exists() and path.samefile(other)):
+                raise UsageError(f"{path}: is {other}, which the command needs; give another name")
+
+
+def check_folder(path: Path) -> None:
+    """Raise :class:`EnvironmentFailure` if nothing can be written beside ``path``, before work is done for it."""
+    folder = path.absolute().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise EnvironmentFailure(f"{path}: cannot be written ({folder} is no folder that can be written to)")
+
+
 @contextmanager
 def whole_file(path: str | os.PathLike[str], force: bool = False, patience: float = 0.0) -> Iterator[Path]:
     """A path to write to, whose file replaces ``path`` when the block ends without an error.

@@ -387,7 +387,7 @@ def test_chosen_neurons(folder: Path, tmp_path: Path) -> None:
         (["--neuron", "nowhere:1"], "have 0 (Conv2d), 4 (Readout)"),
         (["--neuron", "7"], "expected LAYER:INDEX"),
         (["--source", "other.pt"], "the network has 4 (Readout)"),
-        (["-o", "model.net"], "--force"),
+        (["-o", "model.net"], "which the command needs"),
     ],
 )
 def test_wrong_usage_leaves_nothing_behind(

@@ -156,6 +156,83 @@ def test_did_you_mean(folder: Path, tmp_path: Path, case: str) -> None:
     assert not (tmp_path / "out").exists()
 
 
+# Arguments that cannot be meant
+
+TRAIN = ["train", "tet", "--data", "digits", "--model", "mlp:4", "--epochs", "1"]
+IMPOSSIBLE: dict[str, tuple[str, list[str]]] = {
+    "no number": ("'nan' is not a finite number", ["cutoff", "NET", "DATA", "--eps", "0.1", "--logit", "nan"]),
+    "infinity": ("'inf' is not a finite number", [*TRAIN, "-o", "OUT", "--learning-rate", "inf"]),
+    "share": ("'nan' is not a finite number", [*TRAIN, "-o", "OUT", "--validation", "nan"]),
+    "seed": ("is not in the range", [*TRAIN, "-o", "OUT", "--seed", "9223372036854775808"]),
+    "threads": ("is not in the range", [*TRAIN, "-o", "OUT", "--threads", "100000"]),
+    "endless window": ("is not in the range", ["export", "MODEL", "-o", "OUT", "--window", "99999999999999999999"]),
+    "short window": ("window 1: the network runs for", ["export", "MODEL", "-o", "OUT", "--window", "1"]),
+    "itself": ("--against event: is the backend", ["verify", "NET", "DATA", "--against", "event"]),
+    "policy and eps": ("aim of --policy softmax", ["cutoff", "NET", "DATA", "--eps", "0.1", "--policy", "margin"]),
+    "auto and exit": (
+        "--bits auto looks at all",
+        ["export", "MODEL", "-o", "OUT", "--bits", "auto", "--exit", "margin", "--max-drop", "4"],
+    ),
+    "aim without exit": ("also of --bits auto", ["export", "MODEL", "-o", "OUT", "--bits", "4", "--max-drop", "1"]),
+    "partition": ("--partition 'x;y z'", ["deploy", "NET", "-o", "OUT", "--partition", "x;y z"]),
+    "export onto its model": ("which the command needs", ["export", "MODEL", "-o", "MODEL", "--force"]),
+    "init onto its model": ("which the command needs", ["init", "MODEL", "-o", "MODEL", "--force"]),
+    "sweep onto its model": ("which the command needs", ["sweep", "--init", "MODEL", "-o", "MODEL", "--force"]),
+    "report onto its data": ("which the command needs", ["report", "NET", "DATA", "-o", "DATA", "--force"]),
+    "results onto data": ("which the command needs", ["simulate", "NET", "DATA", "-o", "DATA", "--force"]),
+    "exit onto data": (
+        "which the command needs",
+        ["cutoff", "NET", "DATA", "--max-drop", "5", "-o", "DATA", "--force"],
+    ),
+    "checkpoint onto the model": ("which the command needs", [*TRAIN, "-o", "OUT.ckpt"]),
+    "log that exists": ("--force overwrites it", [*TRAIN, "-o", "OUT", "--log", "LOG"]),
+}
+
+
+@pytest.mark.parametrize("case", IMPOSSIBLE)
+def test_what_cannot_be_meant_is_wrong_usage(folder: Path, tmp_path: Path, case: str) -> None:
+    message, arguments = IMPOSSIBLE[case]
+    for name in ("model.net", "data.npz", "model.pt"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    (tmp_path / "log.csv").write_text("kept")
+    paths = {"NET": "model.net", "DATA": "data.npz", "MODEL": "model.pt", "OUT": "out", "LOG": "log.csv"}
+    paths = {name: str(tmp_path / path) for name, path in paths.items()} | {"OUT.ckpt": str(tmp_path / "out.ckpt")}
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    result = call(*(paths.get(argument, argument) for argument in arguments))
+    assert (result.exit_code, result.stdout) == (2, ""), result.output
+    assert message in result.stderr and result.stderr.count("\n") == 1, result.stderr
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"seed": {}}', "seed: {}, expected a word or a number"),
+        ('{"log": 3}', "--log: 3"),
+        ('{"log": ["a.csv"]}', 'log: ["a.csv"], expected a word or a number'),
+        ('{"batch": 1e400}', "'inf' is not a valid integer"),
+        ('{"epochs": null}', "epochs: null, expected a word or a number"),
+        ('{"epochs": 1.5}', "'1.5' is not a valid integer"),
+        ('{"epochs": true}', "epochs: true, expected a word or a number"),
+        ('{"model": ["mlp:8"]}', 'model: ["mlp:8"], expected a word or a number'),
+        ('{"augment": [1]}', "augmentation: 1 unknown"),
+        ('{"augment": [[]]}', "augment: [], expected a word or a number"),
+        ('{"online": 1}', "online: 1, expected true or false"),
+        ('{"lam": 1, "lam": 2}', "lam is given twice"),
+        ('{"target": "x.pt"}', "unknown target"),
+        ("[" * 100000, "--config:"),
+        ("[1]", "is no object"),
+        ("{", "--config:"),
+    ],
+)
+def test_configurations_of_training_that_hold_something_else(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "run.json").write_text(text)
+    result = call("train", "tet", "--data", "digits", "-o", tmp_path / "m.pt", "--config", tmp_path / "run.json")
+    assert result.exit_code in (2, 3), result.output
+    assert message in result.stderr and result.stderr.count("\n") == 1, result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
 def test_of_many_names_the_nearest_are_listed() -> None:
     known = [f"block{i}.conv" for i in range(40)]
     text = names.suggestion("blok17.conv", known)
@@ -361,12 +438,14 @@ def test_tables_lose_nothing_at_any_width(data: st.DataObject, columns: int, row
 # Pipes and encodings
 
 
-@pytest.mark.parametrize("arguments", [("inspect",), ("inspect", "--json")])
+@pytest.mark.parametrize("arguments", [("inspect", "NET"), ("inspect", "NET", "--json"), ("--help",), ("train", "-h")])
 def test_nobody_reads_on(folder: Path, arguments: tuple[str, ...]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-c", MAIN, arguments[0], folder / "model.net", *arguments[1:]]
-    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    given = [str(folder / "model.net") if argument == "NET" else argument for argument in arguments]
+    done = subprocess.run(
+        [sys.executable, "-c", MAIN, *given], stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+    )
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")
 

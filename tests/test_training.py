@@ -392,7 +392,7 @@ def test_command_trains_logs_and_reads_its_configuration(tmp_path: Path) -> None
     assert again["test_accuracy_by_step"] == result["test_accuracy_by_step"]
     config.write_text(json.dumps({"epoch": 3}))
     wrong = invoke("tet", "--config", config, "--data", "digits", "-o", tmp_path / "other.pt")
-    assert wrong.exit_code == 2
+    assert wrong.exit_code == 3
     assert "unknown epoch" in wrong.output
     assert command.help is not None
     assert "temporal efficient training" in command.help

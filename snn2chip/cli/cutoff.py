@@ -15,7 +15,7 @@ from snn2chip.chip import ChipNet, ExitPolicy
 from snn2chip.cli import clustering, options, output
 from snn2chip.cli.app import common, print_json
 from snn2chip.errors import InputError, UsageError
-from snn2chip.files import check_absent
+from snn2chip.files import check_absent, check_apart
 from snn2chip.formats import export, read
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ Exit codes: 0 fine, 1 no threshold reaches the aim
 @options.max_drop_option("Accuracy that may be lost, at most, in points.")
 @options.eps_option("Softmax confidence that is guaranteed: more than 1 - EPS.")
 @click.option(
-    "--max-latency", type=click.FloatRange(1), metavar="STEPS", help="Mean steps until the answer has left the chip."
+    "--max-latency", type=options.Number(1), metavar="STEPS", help="Mean steps until the answer has left the chip."
 )
 @click.option(
     "--policy",
@@ -81,7 +81,7 @@ Exit codes: 0 fine, 1 no threshold reaches the aim
 @click.option("--form", type=options.Name(FORMS), help="Form of the circuit, see below.  [default: the exact one]")
 @click.option(
     "--confidence",
-    type=click.FloatRange(0.5, 1, max_open=True),
+    type=options.Number(0.5, 1, max_open=True),
     metavar="P",
     default=0.95,
     show_default=True,
@@ -89,7 +89,7 @@ Exit codes: 0 fine, 1 no threshold reaches the aim
 )
 @click.option(
     "--logit",
-    type=click.FloatRange(0, min_open=True),
+    type=options.Number(0, min_open=True),
     metavar="X",
     help="Integers of evidence per unit of logit.  [default: fitted to DATA]",
 )
@@ -127,7 +127,10 @@ def command(
 
     if sum(aim is not None for aim in (max_drop, eps, max_latency)) != 1:
         raise UsageError("cutoff: give one aim: --max-drop POINTS, --eps EPS or --max-latency STEPS")
+    if eps is not None and set(policies) - {"softmax"}:
+        raise UsageError("--eps is the aim of --policy softmax; others take --max-drop or --max-latency")
     if target is not None:
+        check_apart(target, data)
         check_absent(target, force)
     on = clustering.chosen(cluster, workers, journal, target, "isolated")
     network = read(net)
@@ -277,7 +280,7 @@ def print_exit(found: Calibrated, costs: tuple[LevelCost, ...]) -> None:
 def check_aim(policy: ExitPolicy | None, max_drop: float | None, eps: float | None) -> None:
     """Raise :class:`UsageError` unless an exit has the one aim that its policy takes."""
     if policy is None and (max_drop is not None or eps is not None):
-        raise UsageError("--max-drop and --eps are aims of --exit")
+        raise UsageError("--max-drop and --eps are aims of --exit, --max-drop also of --bits auto")
     if policy is not None and ((eps is None) == (max_drop is None) or (eps is not None and policy != "softmax")):
         raise UsageError("--exit: give --max-drop, or --eps for softmax")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,8 @@ def command(
     """
     from snn2chip.exporters import bundle as bundles
 
+    if not re.fullmatch(r"[\w,.-]+", partition, re.ASCII):
+        raise UsageError(f"--partition {partition!r}: expected letters, digits, and _ - . or , between names")
     network = bundles.widened(read(net), window)
     subject: ChipNet | Circuit = network
     if gates:
@@ -158,7 +161,8 @@ def command(
 def _messages(net: ChipNet, data: Path | None, samples: int) -> tuple[Array, Array | None]:
     """Messages ``[N, T, *input_shape]`` and classes."""
 
-    from snn2chip.data import check_classes, open_data
+    from snn2chip.data import open_data
+    from snn2chip.simulation import check_classes
 
     if data is not None:
         x, y = open_data(data).read(0, samples)

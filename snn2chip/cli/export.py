@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from snn2chip.cli import options, output
 from snn2chip.cli.app import common, fail, print_json
@@ -13,7 +14,7 @@ from snn2chip.cli.choices import NIR_DIALECTS, RESETS, ROUNDINGS
 from snn2chip.cli.cutoff import COST_SAMPLES, POLICIES, check_aim, exit_json, exit_of, print_exit
 from snn2chip.cli.inspect import print_findings
 from snn2chip.errors import CheckFailed, InputError, UsageError
-from snn2chip.files import check_absent, whole_file
+from snn2chip.files import check_absent, check_apart, whole_file
 from snn2chip.formats import export, read
 from snn2chip.hardware import RULES, TARGETS, check, require, target_of
 from snn2chip.prove import prove
@@ -97,7 +98,7 @@ def _rules() -> list[str]:
     metavar="FILE",
     is_eager=True,
     callback=_configured,
-    help="YAML file of `snn2chip init`; options given here win over it.",
+    help="YAML file of `snn2chip init`; options given here win, layers keep what is their own.",
 )
 @click.option(
     "--calibration",
@@ -134,7 +135,7 @@ def _rules() -> list[str]:
     default="8",
     show_default=True,
     metavar="1-8|auto",
-    help="Width of the weights; auto: the fewest that --max-drop or --budget-cores allow.",
+    help="Width of the weights; auto: the fewest that --max-drop (0 if neither is given) or --budget-cores allow.",
 )
 @click.option("--budget-cores", type=options.COUNT, metavar="N", help="Cores that may be used, for --bits auto.")
 @click.option(
@@ -232,8 +233,20 @@ def command(
     the output says so. A network that breaks a design rule of the chip is refused.
     """
     target = target or model.with_suffix(".net")
+    check_apart(target, model, *([] if calibration is None else [calibration]))
     check_absent(target, force)
+    ctx = click.get_current_context()
     auto = bits == "auto"
+    if auto and policy is not None:
+        raise UsageError(
+            "--bits auto looks at all calibration samples, and --exit needs others; export without it, then use "
+            "snn2chip cutoff with held-out samples"
+        )
+    typed = {name for name in ("max_drop", "eps") if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    if "max_drop" not in typed and ("eps" in typed or not (auto or policy)):  # it is the file's, for what is not done
+        max_drop = None
+    if "eps" not in typed and "max_drop" in typed:
+        eps = None
     drop = config.max_drop if config is not None and config.exit.policy else max_drop if policy is None else None
     check_aim(policy, None if auto and policy is None else max_drop, eps)
     if budget_cores is not None and not auto:

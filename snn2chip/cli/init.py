@@ -7,7 +7,7 @@ from pathlib import Path
 from snn2chip.cli import options, output
 from snn2chip.cli.app import common, print_json
 from snn2chip.errors import UsageError
-from snn2chip.files import write_whole
+from snn2chip.files import check_apart, write_whole
 from snn2chip.passes import chip_blocks
 
 EPILOG = """
@@ -31,6 +31,7 @@ def command(model: Path, target: Path | None, force: bool, as_json: bool) -> Non
     from snn2chip.sources import open_source
 
     target = target or model.with_suffix(".yaml")
+    check_apart(target, model)
     graph = open_source(model).model.graph
     if is_integer(graph):
         raise UsageError(f"{model}: holds integers already, there is nothing to choose")

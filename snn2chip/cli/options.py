@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -166,12 +167,24 @@ class LayerName(ParamType):
         return [Item(name, quoted=True) for name in (*names, "all") if name.startswith(incomplete)]
 
 
+class Number(click.FloatRange):
+    """A number in a range; NaN and infinity, which compare with nothing or exceed all, are none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A finite float."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
 NET = File(".net")
 MODEL = File(".pt", ".nir")
 SAMPLES = File(".npz", ".npy", ".h5", ".hdf5")
 NPZ = File(".npz")
 COUNT = click.IntRange(1)
-SECONDS = click.FloatRange(0, min_open=True)
+MOST_STEPS = 1 << 20
+SECONDS = Number(0, min_open=True)
 
 
 # What several commands take
@@ -211,18 +224,20 @@ def backend_option(name: str, default: str, explained: str) -> Decorator:
 
 def max_drop_option(explained: str) -> Decorator:
     """``--max-drop``."""
-    return click.option("--max-drop", type=click.FloatRange(0, 100), metavar="POINTS", help=explained)
+    return click.option("--max-drop", type=Number(0, 100), metavar="POINTS", help=explained)
 
 
 def eps_option(explained: str) -> Decorator:
     """``--eps``."""
-    kind = click.FloatRange(0, 1, min_open=True, max_open=True)
+    kind = Number(0, 1, min_open=True, max_open=True)
     return click.option("--eps", type=kind, metavar="EPS", help=explained)
 
 
 def window_option(default: str) -> Decorator:
     """``--window``."""
-    return click.option("--window", type=COUNT, metavar="STEPS", help=f"Steps between two resets.  {default}")
+    return click.option(
+        "--window", type=click.IntRange(1, MOST_STEPS), metavar="STEPS", help=f"Steps between two resets.  {default}"
+    )
 
 
 def timeout_option(default: float | None = None) -> Decorator:

@@ -10,7 +10,7 @@ import click
 from snn2chip.cli import options, output
 from snn2chip.cli.app import common, print_json
 from snn2chip.errors import CheckFailed, UsageError
-from snn2chip.files import check_absent, write_whole
+from snn2chip.files import check_absent, check_apart, write_whole
 from snn2chip.formats import read
 
 EPILOG = """
@@ -95,6 +95,7 @@ def command(
     from snn2chip.report import Names, Options, collect, page, summary
     from snn2chip.sources import SourceOptions, open_source
 
+    check_apart(target, net, data, *([] if source is None else [source]))
     check_absent(target, force)
     wanted = Options(samples, compare, against, timeout, _neurons(neurons))
     network, rows = read(net), open_data(data)

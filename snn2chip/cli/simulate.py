@@ -17,6 +17,7 @@ from snn2chip.cli.app import common, print_json
 from snn2chip.cli.choices import LEVELS
 from snn2chip.cli.progress import bar
 from snn2chip.errors import UsageError
+from snn2chip.files import check_apart
 from snn2chip.formats import read
 from snn2chip.names import suggestion
 from snn2chip.traces import Mode, Record
@@ -118,6 +119,8 @@ def command(
         raise UsageError("--record: needs --output, a file or folder for what is recorded")
     if device is not None and backend != "dense":
         raise UsageError(f"--device {device}: needs --backend dense")
+    if target is not None:
+        check_apart(target, net, data)
     on = clustering.chosen(cluster, workers, journal, target, mode)
     network = read(net)
     if level is not None:

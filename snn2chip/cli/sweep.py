@@ -13,7 +13,7 @@ from snn2chip.cli import options, output
 from snn2chip.cli.app import common, print_json
 from snn2chip.cli.clustering import place_options
 from snn2chip.errors import UsageError
-from snn2chip.files import write_whole
+from snn2chip.files import check_apart, write_whole
 
 #: :data:`snn2chip.sweep.table.FORMATS`.
 FORMATS = ("csv", "parquet")
@@ -95,6 +95,7 @@ def command(
 
 def _init(model: Path, target: Path, force: bool, as_json: bool) -> None:
     """Write a file to begin with."""
+    check_apart(target, model)
     from snn2chip.sweep.template import template
 
     path = os.path.relpath(model.resolve(), target.resolve().parent)

@@ -18,7 +18,7 @@ from snn2chip.cli import options, output
 from snn2chip.cli.app import common, print_json
 from snn2chip.cli.choices import METHODS
 from snn2chip.errors import UsageError
-from snn2chip.files import check_absent, write_whole
+from snn2chip.files import check_absent, check_apart, check_folder, write_whole
 from snn2chip.names import meant
 
 if TYPE_CHECKING:
@@ -52,24 +52,70 @@ Examples:
 """
 
 
+#: Generators take 64 bits, and each epoch of each seed has one of its own.
+MOST_SEED = (1 << 32) - 1
+
+
+class _Unreadable(click.ClickException):
+    exit_code = 3
+
+
 def _configured(ctx: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
     """Values of the file become the options' defaults, so that the command line has the last word."""
     if path is None:
         return None
+    given = [
+        p for p in ctx.command.params if isinstance(p, click.Option) and p.name not in ("config", "as_json", "debug")
+    ]
+    known = {max(p.opts, key=len).lstrip("-"): p for p in given}
     try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise click.UsageError(f"--config: {path}: cannot be read as JSON ({error})") from error
-    known = {p.name for p in ctx.command.params if isinstance(p, click.Option)} - {"config", "as_json", "debug"}
-    named = {key.replace("-", "_"): value for key, value in values.items()} if isinstance(values, dict) else None
-    if named is None or set(named) - known:
-        wrong = "is no object"
-        if named is not None:
-            unknown = sorted(set(named) - known)
-            wrong = f"unknown {', '.join(unknown)}{meant(unknown[0], known)}"
-        raise click.UsageError(f"--config: {path}: {wrong}; it holds options by their long names without --")
-    ctx.default_map = {**(ctx.default_map or {}), **named}
+        values = json.loads(path.read_text(), object_pairs_hook=_once)
+        if not isinstance(values, dict):
+            raise ValueError("is no object")
+        named = {key.replace("_", "-"): value for key, value in values.items()}
+        unknown = sorted(set(named) - set(known))
+        if unknown:
+            raise ValueError(f"unknown {', '.join(unknown)}{meant(unknown[0], known)}")
+        defaults = {known[key].name: _default(known[key], key, value) for key, value in named.items()}
+    except FileNotFoundError as error:
+        raise _Unreadable(f"--config: {path}: no such file") from error
+    except (OSError, ValueError, RecursionError) as error:
+        text = str(error).splitlines()[0][:200]
+        raise _Unreadable(
+            f"--config: {path}: {text}; it holds options by their long names without --, as JSON"
+        ) from error
+    ctx.default_map = {**(ctx.default_map or {}), **{name: value for name, value in defaults.items() if name}}
     return path
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise ValueError(f"{twice} is given twice")
+    return values
+
+
+def _default(option: click.Option, key: str, value: Any) -> Any:
+    """What would be typed for ``value``, so that the option judges it as if it had been.
+
+    Raises:
+        ValueError: it is no value of such an option.
+    """
+    if option.is_flag:
+        if not isinstance(value, bool):
+            raise ValueError(f"{key}: {json.dumps(value)[:60]}, expected true or false")
+        return value
+    if option.multiple and isinstance(value, list):
+        return [_default_word(key, one) for one in value]
+    word = _default_word(key, value)
+    return [word] if option.multiple else word
+
+
+def _default_word(key: str, value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"{key}: {json.dumps(value)[:60]}, expected a word or a number")
+    return str(value)
 
 
 @options.command(
@@ -121,7 +167,7 @@ def _configured(ctx: click.Context, _parameter: click.Parameter, path: Path | No
 )
 @click.option(
     "--validation",
-    type=click.FloatRange(0, 1, True, True),
+    type=options.Number(0, 1, True, True),
     metavar="SHARE",
     default=0.1,
     show_default=True,
@@ -157,7 +203,7 @@ def _configured(ctx: click.Context, _parameter: click.Parameter, path: Path | No
 )
 @click.option(
     "--learning-rate",
-    type=click.FloatRange(0, min_open=True),
+    type=options.Number(0, min_open=True),
     metavar="X",
     default=3e-3,
     show_default=True,
@@ -172,7 +218,7 @@ def _configured(ctx: click.Context, _parameter: click.Parameter, path: Path | No
 )
 @click.option(
     "--weight-decay",
-    type=click.FloatRange(0),
+    type=options.Number(0),
     metavar="X",
     default=0.0,
     show_default=True,
@@ -187,14 +233,19 @@ def _configured(ctx: click.Context, _parameter: click.Parameter, path: Path | No
 )
 @click.option(
     "--clip",
-    type=click.FloatRange(0),
+    type=options.Number(0),
     metavar="X",
     default=0.0,
     show_default=True,
     help="Largest norm of a gradient; 0: any.",
 )
 @click.option(
-    "--seed", type=click.IntRange(0), metavar="N", default=0, show_default=True, help="Of all random numbers."
+    "--seed",
+    type=click.IntRange(0, MOST_SEED),
+    metavar="N",
+    default=0,
+    show_default=True,
+    help="Of all random numbers.",
 )
 @click.option(
     "--surrogate",
@@ -204,7 +255,7 @@ def _configured(ctx: click.Context, _parameter: click.Parameter, path: Path | No
 )
 @click.option(
     "--rate-weight",
-    type=click.FloatRange(0),
+    type=options.Number(0),
     metavar="X",
     default=0.0,
     show_default=True,
@@ -212,7 +263,7 @@ def _configured(ctx: click.Context, _parameter: click.Parameter, path: Path | No
 )
 @click.option(
     "--rate-target",
-    type=click.FloatRange(0, 1),
+    type=options.Number(0, 1),
     metavar="RATE",
     default=0.0,
     show_default=True,
@@ -220,7 +271,7 @@ def _configured(ctx: click.Context, _parameter: click.Parameter, path: Path | No
 )
 @click.option(
     "--lam",
-    type=click.FloatRange(0, 1),
+    type=options.Number(0, 1),
     metavar="X",
     help="tet, str, rcs: weight of TET's regulariser.  [default: 0.05, for events 0.001]",
 )
@@ -234,19 +285,19 @@ def _configured(ctx: click.Context, _parameter: click.Parameter, path: Path | No
 )
 @click.option(
     "--weight",
-    type=click.FloatRange(0),
+    type=options.Number(0),
     metavar="X",
     help="str, rcs: weight of the regulariser.  [default: METHOD's]",
 )
 @click.option(
     "--sigma",
-    type=click.FloatRange(0),
+    type=options.Number(0),
     metavar="X",
     default=0.2,
     show_default=True,
     help="noise: its standard deviation.",
 )
-@click.option("--mu", type=float, metavar="X", default=0.2, show_default=True, help="noise: its mean.")
+@click.option("--mu", type=options.Number(), metavar="X", default=0.2, show_default=True, help="noise: its mean.")
 @click.option(
     "--teacher-epochs",
     type=options.COUNT,
@@ -278,7 +329,9 @@ def _configured(ctx: click.Context, _parameter: click.Parameter, path: Path | No
     show_default=True,
     help="Of the network's values; less is faster on a GPU.",
 )
-@click.option("--threads", type=options.COUNT, metavar="N", help="Processor threads of torch.  [default: torch's]")
+@click.option(
+    "--threads", type=click.IntRange(1, 1024), metavar="N", help="Processor threads of torch.  [default: torch's]"
+)
 @common
 def command(
     method: str,
@@ -303,9 +356,16 @@ def command(
     METHOD is one of:
     {methods}
     """
-    check_absent(target, force)
+    checkpoint = checkpoint or target.with_suffix(".ckpt")
     if log is not None and log.suffix not in (".csv", ".json"):
         raise UsageError(f"--log: {log}: the name has to end in .csv or .json")
+    outputs = [target, checkpoint, *([] if log is None else [log])]
+    for i, path in enumerate(outputs):
+        check_apart(path, *outputs[:i], Path(data), *([] if test is None else [test]))
+        check_folder(path)
+    check_absent(target, force)
+    if log is not None and (force or not checkpoint.exists()):  # a run that goes on writes its log anew
+        check_absent(log, force)
     with output.working("Loading torch", as_json):
         import torch
 
@@ -324,7 +384,7 @@ def command(
             plan_of(method, samples, options),
             samples,
             settings,
-            checkpoint or target.with_suffix(".ckpt"),
+            checkpoint,
             force,
             {"method": method, "samples": data, "test": str(test), "validation": validation, **vars(options)},
             tell,
@@ -335,7 +395,7 @@ def command(
     _write_log(log, trained.history)
     save_trained(trained.network, samples, target, samples.time_steps or options.time_steps, force)
     if as_json:
-        print_json(_summary(trained, method, target, checkpoint or target.with_suffix(".ckpt"), seconds))
+        print_json(_summary(trained, method, target, checkpoint, seconds))
         return
     _print(trained, target, seconds)
 

@@ -74,6 +74,8 @@ def command(
     from snn2chip.model_file import Model, load
     from snn2chip.verification import verify
 
+    if against == backend:
+        raise UsageError(f"--against {against}: is the backend that is verified; give two different ones")
     if timeout is not None and against != "lava":
         raise UsageError("--timeout is for --against lava")
     mode = mode_of(windowed, streaming)

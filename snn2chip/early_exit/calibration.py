@@ -22,7 +22,6 @@ import numpy.typing as npt
 
 from snn2chip import hardware
 from snn2chip.chip import ChipNet, ExitForm, ExitPolicy
-from snn2chip.data import check_classes
 from snn2chip.early_exit.activity import Activity, ends, in_chip_time, latency, run_layers, until
 from snn2chip.early_exit.circuit import (
     LEVELS,
@@ -36,6 +35,7 @@ from snn2chip.early_exit.evidence import Evidence, accumulated_scores, circuit_e
 from snn2chip.early_exit.policies import Decisions, Lead, decide, lead, softmax_gap, softmax_ladder
 from snn2chip.errors import CheckFailed, InputError, UsageError
 from snn2chip.long_runs import Progress
+from snn2chip.simulation import check_classes
 from snn2chip.traces import Record, Traces, encode
 
 Array = npt.NDArray[Any]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from snn2chip import hardware
 from snn2chip.chip import ChipNet
-from snn2chip.data import Data, check_classes
+from snn2chip.data import Data
 from snn2chip.early_exit import lava, stopping
 from snn2chip.early_exit.activity import (
     Activity,
@@ -28,7 +28,7 @@ from snn2chip.early_exit.circuit import detach
 from snn2chip.early_exit.evidence import circuit_evidence, source_layer
 from snn2chip.early_exit.policies import Decisions, apply
 from snn2chip.errors import InputError, UsageError
-from snn2chip.simulation import simulate
+from snn2chip.simulation import check_classes, simulate
 from snn2chip.traces import Record, Traces, encode, padded
 
 Array = npt.NDArray[Any]

@@ -1,4 +1,4 @@
-"""Training: the five methods and their baselines, one loop for all of them.
+"""Training: published methods and their baselines, one loop for all of them.
 
 >>> from snn2chip import training
 >>> data = training.load("digits")
