@@ -51,9 +51,8 @@ def check_apart(path: Path, *others: Path) -> None:
 
 def check_folder(path: Path) -> None:
     """Raise :class:`EnvironmentFailure` if nothing can be written beside ``path``, before work is done for it."""
-    folder = path.absolute().parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise EnvironmentFailure(f"{path}: cannot be written ({folder} is no folder that can be written to)")
+    with _failures(path), tempfile.TemporaryFile(dir=path.absolute().parent):
+        pass
 
 
 @contextmanager

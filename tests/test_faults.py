@@ -618,7 +618,7 @@ FAULTS = [
         "the folder is read-only",
         TRAIN.format("ro"),
         5,
-        rf"ro/(log.csv|m.ckpt): {READ_ONLY}",
+        rf"ro/m.pt: {READ_ONLY}",
         read_only,
         mounts=True,
     ),

@@ -186,7 +186,7 @@ def refused() -> dict[str, tuple[Network, np.ndarray, dict[str, object], type[Ex
         "NaN": (good, nan, {}, InputError, "NaN"),
         "wrong shape": (good, spikes(inputs=9), {}, InputError, "shape"),
         "hold of events": (good, spikes(), {"analog_input": "hold"}, Exception, "only a static analog input"),
-        "window too short": (good, spikes(), {"window": 3}, InputError, "window of 3"),
+        "window too short": (good, spikes(), {"window": 3}, UsageError, "window 3: the network runs for 6"),
         "all zero": (good, np.zeros((4, 8), np.float32), {}, InputError, "zero"),
     }
 

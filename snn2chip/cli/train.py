@@ -364,7 +364,7 @@ def command(
         check_apart(path, *outputs[:i], Path(data), *([] if test is None else [test]))
         check_folder(path)
     check_absent(target, force)
-    if log is not None and (force or not checkpoint.exists()):  # a run that goes on writes its log anew
+    if log is not None and not _is_log(log):  # which a run that goes on writes anew
         check_absent(log, force)
     with output.working("Loading torch", as_json):
         import torch
@@ -454,6 +454,16 @@ def _row(epoch: Epoch) -> dict[str, Any]:
         "spike_rate": epoch.validation.spike_rate,
         "seconds": epoch.seconds,
     }
+
+
+def _is_log(path: Path) -> bool:
+    """Whether an earlier run of this command has written it."""
+    try:
+        with path.open() as file:
+            begin = "".join(file.read(100).split())
+    except (OSError, ValueError):
+        return False
+    return begin.startswith(("stage,epoch,", '[{"stage":'))
 
 
 def _write_log(log: Path | None, history: Sequence[Epoch]) -> None:
