@@ -366,7 +366,11 @@ def in_terminal(code: str, *arguments: object, columns: int = 80, **environment:
     return Terminal(text)
 
 
-EAGER = "from snn2chip.cli import progress; progress.PATIENCE = 0; "
+#: A bar at once, and drawn anew whenever something changes, not ten times a second.
+EAGER = (
+    "from snn2chip.cli import progress; progress.PATIENCE = 0; import rich.progress; bar = rich.progress.Progress; "
+    "update = bar.update; bar.update = lambda *a, **k: (update(*a, **k), a[0].refresh())[0]; "
+)
 
 
 def test_a_bar_with_the_time_left_comes_and_goes(folder: Path, tmp_path: Path) -> None:
